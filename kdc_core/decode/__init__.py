@@ -1,0 +1,1 @@
+"""From fields to people: candidates (also inside the exported graph), grouping into poses, instance masks."""

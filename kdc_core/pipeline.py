@@ -1,0 +1,146 @@
+"""An image in, a FrameResult out: letterbox, network, grouping, masks."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from kdc_core.backends.base import Backend, load_backend
+from kdc_core.decode.grouping import GroupingOptions, Poses, group
+from kdc_core.decode.masks import MaskOptions, decode_masks
+from kdc_core.geometry import Letterbox
+from kdc_core.spec import ModelSpec
+from kdc_core.types import FrameResult, People, label_rois
+
+
+@dataclass(frozen=True)
+class PipelineOptions:
+    """What to report.
+
+    person_threshold:   people with a lower score are dropped.
+    keypoint_threshold: keypoints with a lower score are reported as not found (score 0).
+    max_people:         at most so many, the best first.
+    masks:              whether to compute instance masks.
+    grouping, mask:     the decoder's own options.
+    """
+
+    person_threshold: float = 0.15
+    keypoint_threshold: float = 0.0
+    max_people: int = 100
+    masks: bool = True
+    grouping: GroupingOptions = field(default_factory=GroupingOptions)
+    mask: MaskOptions = field(default_factory=MaskOptions)
+
+    def __post_init__(self) -> None:
+        for name in ("person_threshold", "keypoint_threshold"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must be within 0..1, got {getattr(self, name)}")
+        if self.max_people < 1:
+            raise ValueError(f"max_people must be at least 1, got {self.max_people}")
+
+
+class Pipeline:
+    """A loaded network with its decoder. Not thread-safe: one thread owns it; `options` may be replaced at any time."""
+
+    def __init__(self, backend: Backend, options: PipelineOptions | None = None, long_side: int | None = None) -> None:
+        self.options = options or PipelineOptions()
+        self._backend = backend
+        self.spec: ModelSpec = backend.spec
+        if long_side is not None:
+            if not self.spec.dynamic_input:
+                raise ValueError(f"this model only takes {self.spec.input_hw}: its long side cannot be changed")
+            if long_side < self.spec.size_multiple:
+                raise ValueError(f"long_side must be at least {self.spec.size_multiple}, got {long_side}")
+            self.spec = dataclasses.replace(self.spec, input_hw=(long_side, long_side))
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path,
+        backend: str = "auto",
+        options: PipelineOptions | None = None,
+        threads: int = 0,
+        long_side: int | None = None,
+    ) -> Pipeline:
+        """Load a model file. `long_side` (network pixels) trades accuracy for speed. Raises ModelLoadError."""
+        return cls(load_backend(Path(model), backend, threads), options, long_side)
+
+    @property
+    def backend_name(self) -> str:
+        return self._backend.name
+
+    def __call__(self, image: np.ndarray) -> FrameResult:
+        """Find the people in an image, uint8 RGB (H, W, 3). Raises ValueError for another array, InferenceError."""
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"the image must be uint8 RGB (H, W, 3), got {image.dtype} {image.shape}")
+        options = self.options
+        source_hw = (image.shape[0], image.shape[1])
+        clock = _StageClock()
+        letterbox = self.spec.letterbox(source_hw)
+        network_image = letterbox.apply(image)
+        clock.lap("preprocess")
+        outputs = self._backend.run(network_image)
+        clock.lap("inference")
+        poses = _select(group(outputs.candidates, options.grouping), options)
+        clock.lap("decode")
+        labels = decode_masks(outputs.masks, poses, letterbox, options.mask) if options.masks else None
+        people = _people(poses, labels, letterbox, options)
+        clock.lap("masks")
+        return FrameResult(people, source_hw, clock.stage_ms)
+
+    def close(self) -> None:
+        """Free the network."""
+        self._backend.close()
+
+
+class _StageClock:
+    def __init__(self) -> None:
+        self.stage_ms: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.stage_ms[stage] = (now - self._last) * 1e3
+        self._last = now
+
+
+def _select(poses: Poses, options: PipelineOptions) -> Poses:
+    """The best people above the threshold (poses come best first)."""
+    chosen = np.nonzero(poses.scores >= options.person_threshold)[0][: options.max_people]
+    return Poses(poses.keypoints_xy[chosen], poses.keypoint_scores[chosen], poses.scores[chosen])
+
+
+def _people(poses: Poses, labels: np.ndarray | None, letterbox: Letterbox, options: PipelineOptions) -> People:
+    """Poses in network pixels and masks in source pixels -> People."""
+    scores = np.where(poses.keypoint_scores >= options.keypoint_threshold, poses.keypoint_scores, 0.0)
+    keypoints = letterbox.to_source(poses.keypoints_xy)
+    return People(
+        keypoints_xy=keypoints,
+        keypoint_scores=scores.astype(np.float32),
+        scores=poses.scores.astype(np.float32),
+        boxes_xyxy=_boxes(keypoints, poses.keypoint_scores, labels, letterbox.source_hw),
+        mask_labels=labels,
+    )
+
+
+def _boxes(
+    keypoints: np.ndarray, scores: np.ndarray, labels: np.ndarray | None, source_hw: tuple[int, int]
+) -> np.ndarray:
+    """Each person's box: around the likelier keypoints, and around the mask where there is one; within the image."""
+    count = len(keypoints)
+    if count == 0:
+        return np.zeros((0, 4), np.float32)
+    likely = scores >= np.minimum(0.2, 0.5 * scores.max(1, keepdims=True))
+    low = np.where(likely[..., None], keypoints, np.inf).min(1)
+    high = np.where(likely[..., None], keypoints, -np.inf).max(1)
+    if labels is not None:
+        rois = label_rois(labels, count)
+        seen = rois[:, 2] > 0
+        low[seen] = np.minimum(low[seen], rois[seen, :2])
+        high[seen] = np.maximum(high[seen], rois[seen, :2] + rois[seen, 2:] - 1)
+    limit = np.array([source_hw[1] - 1, source_hw[0] - 1], np.float32)
+    return np.concatenate([np.clip(low, 0, limit), np.clip(high, 0, limit)], axis=1).astype(np.float32)

@@ -1,0 +1,115 @@
+"""What flows through the system: `People` found in one image, and the `FrameResult` around them.
+
+Structs of arrays, checked where they are made. N persons, K = 17 keypoints, H x W source image. Zero persons is an
+ordinary value everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from kdc_core.skeleton import NUM_KEYPOINTS
+
+MAX_PEOPLE = np.iinfo(np.uint16).max - 1  # a label map is uint16 with 0 for the background
+
+
+def _check(name: str, value: np.ndarray, dtype: type, shape: tuple[int | None, ...]) -> None:
+    if not isinstance(value, np.ndarray) or value.dtype != dtype:
+        got = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+        raise TypeError(f"People.{name} must be a numpy array of {np.dtype(dtype)}, got {got}")
+    if value.ndim != len(shape) or any(s is not None and s != v for s, v in zip(shape, value.shape)):
+        wanted = tuple("any" if s is None else s for s in shape)
+        raise ValueError(f"People.{name} must have shape {wanted}, got {value.shape}")
+
+
+@dataclass(frozen=True, eq=False)
+class People:
+    """The people of one image, in the pixels of that image (x to the right, y down, a pixel's centre is an integer).
+
+    keypoints_xy:    float32 (N, K, 2). Meaningless where the keypoint's score is 0.
+    keypoint_scores: float32 (N, K) in 0..1; 0 = keypoint not found.
+    scores:          float32 (N,), how sure the system is of each person.
+    boxes_xyxy:      float32 (N, 4), x_min, y_min, x_max, y_max.
+    mask_labels:     uint16 (H, W), 0 = background, i + 1 = person i; None where masks were not asked for.
+
+    Raises TypeError / ValueError on any other dtype or shape, or on a label beyond N.
+    """
+
+    keypoints_xy: np.ndarray
+    keypoint_scores: np.ndarray
+    scores: np.ndarray
+    boxes_xyxy: np.ndarray
+    mask_labels: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.scores)
+        _check("scores", self.scores, np.float32, (None,))
+        _check("keypoints_xy", self.keypoints_xy, np.float32, (n, NUM_KEYPOINTS, 2))
+        _check("keypoint_scores", self.keypoint_scores, np.float32, (n, NUM_KEYPOINTS))
+        _check("boxes_xyxy", self.boxes_xyxy, np.float32, (n, 4))
+        if n > MAX_PEOPLE:
+            raise ValueError(f"at most {MAX_PEOPLE} people fit a label map, got {n}")
+        if self.mask_labels is not None:
+            _check("mask_labels", self.mask_labels, np.uint16, (None, None))
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @classmethod
+    def empty(cls, image_hw: tuple[int, int] | None = None) -> People:
+        """Nobody. With `image_hw` the (empty) masks are there too."""
+        return cls(
+            keypoints_xy=np.zeros((0, NUM_KEYPOINTS, 2), np.float32),
+            keypoint_scores=np.zeros((0, NUM_KEYPOINTS), np.float32),
+            scores=np.zeros(0, np.float32),
+            boxes_xyxy=np.zeros((0, 4), np.float32),
+            mask_labels=None if image_hw is None else np.zeros(image_hw, np.uint16),
+        )
+
+    def mask(self, person: int) -> np.ndarray:
+        """Instance mask of one person, bool (H, W). Raises ValueError when masks were not asked for."""
+        if self.mask_labels is None:
+            raise ValueError("these People carry no masks")
+        return self.mask_labels == person + 1
+
+    def mask_rois(self) -> np.ndarray:
+        """Tight rectangle of each person's mask, int32 (N, 4): x, y, width, height; all 0 for an empty mask."""
+        if self.mask_labels is None:
+            raise ValueError("these People carry no masks")
+        return label_rois(self.mask_labels, len(self))
+
+
+def label_rois(labels: np.ndarray, count: int) -> np.ndarray:
+    """Tight rectangles of labels 1..count, int32 (count, 4): x, y, width, height; all 0 where a label is absent."""
+    rois = np.zeros((count, 4), np.int32)
+    ys, xs = np.nonzero(labels)
+    if count == 0 or len(ys) == 0:
+        return rois
+    person = labels[ys, xs].astype(np.intp) - 1
+    if person.max() >= count:
+        raise ValueError(f"label {person.max() + 1} in a map of {count} people")
+    low = np.full((count, 2), np.iinfo(np.int32).max, np.int32)
+    high = np.full((count, 2), -1, np.int32)
+    for axis, value in enumerate((xs, ys)):
+        np.minimum.at(low[:, axis], person, value)
+        np.maximum.at(high[:, axis], person, value)
+    seen = high[:, 0] >= 0
+    rois[seen, :2] = low[seen]
+    rois[seen, 2:] = high[seen] - low[seen] + 1
+    return rois
+
+
+@dataclass(frozen=True, eq=False)
+class FrameResult:
+    """One processed image.
+
+    people:   who was found.
+    image_hw: height and width of the source image in pixels.
+    stage_ms: wall time of each pipeline stage in milliseconds ("preprocess", "inference", "decode", "masks").
+    """
+
+    people: People
+    image_hw: tuple[int, int]
+    stage_ms: dict[str, float] = field(default_factory=dict)

@@ -1,0 +1,153 @@
+"""The training configuration: one flat YAML file, every key a field here."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kdc_model.losses import LossWeights
+from kdc_model.network import NetworkConfig
+
+
+class ConfigError(ValueError):
+    """A configuration with an unknown key or an impossible value."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything a training run depends on; saved whole in every checkpoint.
+
+    Data: `train_annotations` and `train_images` are lists of equal length; `pseudo_masks` (optional, one for each or
+    empty) are machine-made masks used from `pseudo_mask_quality` (estimated IoU) up. Images whose `crowd_prob` (chance
+    of unmarked crowds) is above `max_crowd_prob` are left out.
+    Sizes in network pixels: `input_size` is the side of the square training window, `long_side` the size at which
+    the network will be used; `scale_range` is the range of sizes around it.
+    Learning rates: `learning_rate` for pyramid and heads, times `trunk_rate` for the pretrained trunk and coarse
+    heads. `freeze_stages` leaves the first stages of the trunk as they are.
+    """
+
+    train_annotations: tuple[str, ...]
+    train_images: tuple[str, ...]
+    pseudo_masks: tuple[str, ...] = ()
+    pseudo_mask_quality: float = 0.7
+    max_crowd_prob: float = 0.5
+    val_annotations: str = ""
+    val_images: str = ""
+    pretrained: str = ""
+    # network
+    trunk: str = "mobilenet_v1_075"
+    output_stride: int = 16
+    stride: int = 4
+    channels: int = 64
+    head_units: int = 2
+    separable: bool = True
+    mask_mode: str = "embedding"
+    disk_radius_px: float = 8.0
+    # pictures
+    input_size: int = 384
+    long_side: int = 480
+    scale_range: tuple[float, float] = (0.6, 1.6)
+    rotation_deg: float = 20.0
+    flip: float = 0.5
+    colour: float = 0.3
+    # optimisation
+    epochs: float = 10.0
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    trunk_rate: float = 0.1
+    weight_decay: float = 1e-4
+    warmup_steps: int = 100
+    freeze_stages: int = 0
+    clip_norm: float = 5.0
+    ema_decay: float = 0.998
+    loss_heatmap: float = LossWeights.heatmap
+    loss_offset: float = LossWeights.offset
+    loss_displacement: float = LossWeights.displacement
+    loss_person: float = LossWeights.person
+    loss_embedding: float = LossWeights.embedding
+    loss_separation: float = LossWeights.separation
+    loss_sigma: float = LossWeights.sigma
+    # running
+    seed: int = 0
+    workers: int = 1
+    checkpoint_minutes: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not self.train_annotations or len(self.train_annotations) != len(self.train_images):
+            raise ConfigError("train_annotations and train_images must be lists of the same length, at least 1")
+        if self.pseudo_masks and len(self.pseudo_masks) != len(self.train_annotations):
+            raise ConfigError("pseudo_masks must be empty or one for each of train_annotations")
+        if self.input_size % 32 or self.input_size <= 0:
+            raise ConfigError(f"input_size must be a multiple of 32, got {self.input_size}")
+        for name in ("batch_size", "epochs", "learning_rate", "long_side", "disk_radius_px"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
+        if not 0 < self.scale_range[0] <= self.scale_range[1]:
+            raise ConfigError(f"scale_range must be two rising numbers above 0, got {self.scale_range}")
+        try:
+            self.network()
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    def network(self) -> NetworkConfig:
+        """The part that shapes the network."""
+        names = [f.name for f in dataclasses.fields(NetworkConfig)]
+        return NetworkConfig(**{name: getattr(self, name) for name in names})
+
+    def loss_weights(self) -> dict[str, float]:
+        """Factor of each loss term, by the names of `LossWeights`."""
+        return {f.name: getattr(self, f"loss_{f.name}") for f in dataclasses.fields(LossWeights)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for checkpoints and YAML."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], base: Path | None = None) -> TrainConfig:
+        """Check and build. Relative paths are taken from `base`. Raises ConfigError."""
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(data) - set(fields)):
+            raise ConfigError(f"unknown keys {', '.join(unknown)}; known: {', '.join(fields)}")
+        for name in ("train_annotations", "train_images"):
+            if name not in data:
+                raise ConfigError(f"the configuration lacks '{name}'")
+        values: dict[str, Any] = {}
+        for name, value in data.items():
+            values[name] = _convert(name, value, str(fields[name].type))
+        for name in ("train_annotations", "train_images", "pseudo_masks", "val_annotations", "val_images", "pretrained"):
+            if base is not None and values.get(name):
+                value = values[name]
+                values[name] = (
+                    tuple(str(base / v) for v in value) if isinstance(value, tuple) else str(base / value)
+                )
+        return cls(**values)
+
+    @classmethod
+    def load(cls, path: Path) -> TrainConfig:
+        """Read a YAML file; relative paths in it are relative to the file. Raises ConfigError, FileNotFoundError."""
+        try:
+            data = yaml.safe_load(path.read_text())
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path} is not YAML: {error}") from error
+        if not isinstance(data, dict):
+            raise ConfigError(f"{path} must be a mapping of keys to values")
+        try:
+            return cls.from_dict(data, path.parent.resolve())
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
+
+
+def _convert(name: str, value: Any, kind: str) -> Any:
+    """A YAML value as the type its field has."""
+    if kind.startswith("tuple"):
+        if not isinstance(value, list):
+            raise ConfigError(f"{name} must be a list, got {value!r}")
+        return tuple(value)
+    types = {"int": int, "float": (int, float), "str": str, "bool": bool}
+    if not isinstance(value, types[kind]) or (isinstance(value, bool) and kind != "bool"):  # type: ignore[arg-type]
+        raise ConfigError(f"{name} must be {kind}, got {value!r}")
+    return float(value) if kind == "float" else value

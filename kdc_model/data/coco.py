@@ -1,0 +1,151 @@
+"""COCO-format annotations -> records of images and the persons in them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from kdc_core.skeleton import NUM_KEYPOINTS
+
+PERSON_CATEGORY = 1
+
+
+class AnnotationError(ValueError):
+    """A malformed annotation file: says which file, which record, what was expected."""
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """One annotated person, in the pixels of the image file.
+
+    keypoints:    float32 (K, 3): x, y, v with COCO's v (0 not labelled, 1 hidden, 2 visible).
+    box_xywh:     x, y, width, height.
+    segmentation: polygons, or an RLE dict with bytes or list counts; None where there is no mask.
+    ignore:       the region counts in no loss: a crowd, or a person with neither keypoints nor mask.
+    """
+
+    keypoints: np.ndarray
+    box_xywh: tuple[float, float, float, float]
+    segmentation: list[list[float]] | dict[str, Any] | None
+    ignore: bool
+
+    @property
+    def has_keypoints(self) -> bool:
+        return bool((self.keypoints[:, 2] > 0).any())
+
+    def polygons_or_mask(self, height: int, width: int) -> list[np.ndarray] | np.ndarray | None:
+        """Polygons, each float64 (P, 2) with pixel EDGES at integers (COCO's rule), or a mask uint8 (H, W)."""
+        if self.segmentation is None:
+            return None
+        if isinstance(self.segmentation, list):
+            return [np.asarray(p, np.float64).reshape(-1, 2) for p in self.segmentation if len(p) >= 6]
+        rle = self.segmentation
+        if isinstance(rle["counts"], list):
+            rle = coco_mask.frPyObjects(rle, height, width)
+        return coco_mask.decode(rle)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageRecord:
+    """One image and everybody annotated in it.
+
+    masks_complete: every person in it has a mask.
+    crowd_prob:     chance that people in it are not annotated at all.
+    """
+
+    image_id: int
+    path: Path
+    height: int
+    width: int
+    masks_complete: bool
+    persons: tuple[Person, ...]
+    crowd_prob: float = 0.0
+
+
+def load_records(annotations: Path, images: Path) -> list[ImageRecord]:
+    """Read a COCO keypoint / instance file. Raises AnnotationError, or FileNotFoundError for a missing file."""
+    data = _read_json(annotations)
+    by_image: dict[int, list[Person]] = {}
+    for annotation in data["annotations"]:
+        if annotation.get("category_id", PERSON_CATEGORY) == PERSON_CATEGORY:
+            by_image.setdefault(annotation.get("image_id"), []).append(_person(annotations, annotation))
+    records = []
+    for image in data["images"]:
+        try:
+            records.append(
+                ImageRecord(
+                    image_id=int(image["id"]),
+                    path=images / image["file_name"],
+                    height=int(image["height"]),
+                    width=int(image["width"]),
+                    masks_complete=bool(image.get("masks_complete", True)),
+                    persons=tuple(by_image.get(image["id"], ())),
+                    crowd_prob=float(image.get("crowd_prob", 0.0)),
+                )
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise AnnotationError(
+                f"{annotations}: image record {image!r:.120} needs id, file_name, height and width: {error!r}"
+            ) from error
+    if records and not any(r.path.is_file() for r in records):
+        raise FileNotFoundError(f"none of the {len(records)} images of {annotations} is in {images}")
+    return records
+
+
+def add_pseudo_masks(records: list[ImageRecord], annotations: Path, masks: Path, min_quality: float) -> list[ImageRecord]:
+    """Give persons without a mask the machine-made one, where its estimated IoU reaches `min_quality`."""
+    made = _read_json(masks, keys=("masks",))["masks"]
+    data = _read_json(annotations)
+    ids: dict[int, list[int]] = {}
+    for annotation in data["annotations"]:
+        if annotation.get("category_id", PERSON_CATEGORY) == PERSON_CATEGORY:
+            ids.setdefault(annotation["image_id"], []).append(annotation["id"])
+    out = []
+    for record in records:
+        persons = []
+        for person, annotation_id in zip(record.persons, ids.get(record.image_id, ())):
+            entry = made.get(str(annotation_id))
+            if person.segmentation is None and entry and entry["quality"] >= min_quality:
+                rle = {"size": entry["size"], "counts": entry["counts"].encode()}
+                person = replace(person, segmentation=rle)
+            persons.append(person)
+        out.append(replace(record, persons=tuple(persons)))
+    return out
+
+
+def _read_json(path: Path, keys: tuple[str, ...] = ("images", "annotations")) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no annotation file at {path}")
+    try:
+        data = json.loads(path.read_text())
+    except ValueError as error:
+        raise AnnotationError(f"{path} is not JSON: {error}") from error
+    if not isinstance(data, dict) or any(k not in data for k in keys):
+        raise AnnotationError(f"{path} is not a COCO annotation file: expected the keys {', '.join(keys)}")
+    return data
+
+
+def _person(path: Path, annotation: dict[str, Any]) -> Person:
+    where = f"{path}: annotation {annotation.get('id', '(without id)')}"
+    box = annotation.get("bbox")
+    if not isinstance(box, list) or len(box) != 4:
+        raise AnnotationError(f"{where}: bbox must be [x, y, width, height], got {box!r}")
+    flat = annotation.get("keypoints", [0] * (3 * NUM_KEYPOINTS))
+    if len(flat) != 3 * NUM_KEYPOINTS:
+        raise AnnotationError(f"{where}: keypoints must be {3 * NUM_KEYPOINTS} numbers, got {len(flat)}")
+    segmentation = annotation.get("segmentation") or None
+    if isinstance(segmentation, dict) and not {"size", "counts"} <= set(segmentation):
+        raise AnnotationError(f"{where}: an RLE segmentation needs size and counts")
+    if not annotation.get("has_mask", True):
+        segmentation = None
+    keypoints = np.asarray(flat, np.float32).reshape(NUM_KEYPOINTS, 3)
+    nothing_known = segmentation is None and not (keypoints[:, 2] > 0).any()
+    ignore = bool(annotation.get("iscrowd")) or bool(annotation.get("ignore")) or nothing_known
+    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
+        segmentation = {**segmentation, "counts": segmentation["counts"].encode()}
+    return Person(keypoints, tuple(map(float, box)), segmentation, ignore)  # type: ignore[arg-type]

@@ -1,0 +1,161 @@
+"""The losses of SPEC section 4, one function for each term; each averaged over what is valid only.
+
+A term without a single valid element is an exact zero that still depends on the network, so that gradients exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdc_core.geometry import cell_centres_xy
+from kdc_model.data.dataset import Batch
+from kdc_model.network import FieldTensors
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Factor of each term in the total."""
+
+    heatmap: float = 30.0
+    offset: float = 1.0
+    displacement: float = 0.25
+    person: float = 2.0
+    embedding: float = 1.0
+    separation: float = 1.0
+    sigma: float = 0.2
+
+
+def heatmap_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """Binary cross-entropy of the keypoint disks (KDC Eq. 1), averaged over valid cells. logits (B, K, h, w)."""
+    target = torch.zeros_like(logits)
+    b, k, row, col = batch.disk_index.unbind(1)
+    target[b, k, row, col] = 1.0
+    valid = batch.heatmap_valid[:, None] | (target > 0)
+    loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return (loss * valid).sum() / valid.sum().clamp(min=1)
+
+
+def offset_loss(offset: Tensor, batch: Batch, radius_px: float) -> Tensor:
+    """L1 of the KeyCentroids over the disks' cells, in units of R (KDC Eq. 4). offset (B, K, 2, h, w)."""
+    return _sparse_l1(offset, batch.disk_index, batch.disk_offset) / radius_px
+
+
+def displacement_loss(displacement: Tensor, batch: Batch, radius_px: float) -> Tensor:
+    """L1 of the edges' far ends over disk cells with both ends labelled, in units of R. (B, E, 2, h, w)."""
+    return _sparse_l1(displacement, batch.edge_index, batch.edge_offset) / radius_px
+
+
+def person_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """Binary cross-entropy of person or not, over the cells where that is known. logits (B, h, w)."""
+    loss = F.binary_cross_entropy_with_logits(logits, batch.person, reduction="none")
+    return (loss * batch.person_valid).sum() / batch.person_valid.sum().clamp(min=1)
+
+
+def _sparse_l1(field: Tensor, index: Tensor, target: Tensor) -> Tensor:
+    b, c, row, col = index.unbind(1)
+    picked = field[b, c, :, row, col]
+    return (picked - target).abs().sum() / max(len(target), 1)
+
+
+def static_losses(fields: FieldTensors, batch: Batch, centres: Tensor) -> dict[str, Tensor]:
+    """SM_c: every pixel of a person points at its fixed centroid (KDC Eq. 5 as meant, in units of its size)."""
+    return _embedding_losses(fields, batch, centres, dynamic=False)
+
+
+def embedding_losses(fields: FieldTensors, batch: Batch, centres: Tensor) -> dict[str, Tensor]:
+    """DM_c-embed (KDC Eq. 7): the centre is the mean of the person's own embeddings, wherever they like to meet."""
+    return _embedding_losses(fields, batch, centres, dynamic=True)
+
+
+def bank_losses(fields: FieldTensors, batch: Batch, centres: Tensor) -> dict[str, Tensor]:
+    """DM_c-bank: an offset to each of the person's labelled keypoints, L1 in units of the person's size."""
+    pull, sigma, count = _zero(fields), _zero(fields), 0
+    for b, n, inside in _instances(batch):
+        labelled = batch.labelled[b][n]
+        if not labelled.any():
+            continue
+        size = _size_px(inside, centres)
+        bank = fields.embedding[b].unflatten(0, (-1, 2))[:, :, inside][labelled]
+        goal = batch.keypoints_xy[b][n][labelled][:, :, None] - centres[None, :, inside]
+        pull = pull + (bank - goal).abs().sum(1).mean() / size
+        sigma = sigma + (fields.log_sigma[b][inside] - torch.log(0.2 * size)).abs().mean()
+        count += 1
+    return {"embedding": pull / max(count, 1), "separation": _zero(fields), "sigma": sigma / max(count, 1)}
+
+
+MaskLosses = Callable[[FieldTensors, Batch, Tensor], dict[str, Tensor]]
+MASK_LOSSES: dict[str, MaskLosses] = {"static": static_losses, "embedding": embedding_losses, "bank": bank_losses}
+
+
+def all_losses(
+    fields: FieldTensors, batch: Batch, stride: int, radius_px: float, mask_mode: str
+) -> dict[str, Tensor]:
+    """Every term, unweighted, by the names of `LossWeights`."""
+    height, width = fields.person.shape[1:]
+    centres = torch.from_numpy(cell_centres_xy(height, width, stride)).to(fields.person.device)
+    return {
+        "heatmap": heatmap_loss(fields.heatmap, batch),
+        "offset": offset_loss(fields.offset, batch, radius_px),
+        "displacement": displacement_loss(fields.displacement, batch, radius_px),
+        "person": person_loss(fields.person, batch),
+        **MASK_LOSSES[mask_mode](fields, batch, centres),
+    }
+
+
+def _embedding_losses(fields: FieldTensors, batch: Batch, centres: Tensor, dynamic: bool) -> dict[str, Tensor]:
+    """Pull to the centroid, Lovasz hinge on 2 phi - 1 against the picture's other people, and sigma's variance."""
+    pull, separation, spread, count = _zero(fields), _zero(fields), _zero(fields), 0
+    for b, n, inside in _instances(batch):
+        goal = batch.centroids_xy[b][n]
+        if not dynamic and goal.isnan().any():
+            continue
+        everybody = batch.instance[b] > 0
+        embedding = (centres + fields.embedding[b])[:, everybody]
+        mine = inside[everybody]
+        centre = embedding[:, mine].mean(1) if dynamic else goal
+        log_sigma = fields.log_sigma[b][inside]
+        mean_log_sigma = log_sigma.mean()
+        squared = ((embedding - centre[:, None]) ** 2).sum(0)
+        phi = torch.exp(-squared / (2 * torch.exp(2 * mean_log_sigma)))
+        pull = pull + (embedding[:, mine] - centre.detach()[:, None]).abs().sum(0).mean() / _size_px(inside, centres)
+        separation = separation + lovasz_hinge(2 * phi - 1, mine)
+        spread = spread + ((log_sigma - mean_log_sigma.detach()) ** 2).mean()
+        count += 1
+    n_instances = max(count, 1)
+    return {"embedding": pull / n_instances, "separation": separation / n_instances, "sigma": spread / n_instances}
+
+
+def lovasz_hinge(logits: Tensor, labels: Tensor) -> Tensor:
+    """Lovasz hinge of a binary mask (Berman et al., CVPR 2018): a convex surrogate of 1 - IoU. Both (P,)."""
+    signs = 2.0 * labels.float() - 1.0
+    errors, order = torch.sort(1.0 - logits * signs, descending=True)
+    truth = labels[order].float()
+    intersection = truth.sum() - truth.cumsum(0)
+    union = truth.sum() + (1.0 - truth).cumsum(0)
+    jaccard = 1.0 - intersection / union
+    gradient = torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
+    return torch.dot(F.relu(errors), gradient)
+
+
+def _instances(batch: Batch) -> Iterator[tuple[int, int, Tensor]]:
+    """Every person with a mask in view: sample, person, its cells as bool (h, w)."""
+    for b in range(len(batch.instance)):
+        for n in batch.instance[b].unique().tolist():
+            if n > 0:
+                yield b, n - 1, batch.instance[b] == n
+
+
+def _size_px(inside: Tensor, centres: Tensor) -> Tensor:
+    """A person's size: square root of its mask's bounding box, network pixels, at least four cells."""
+    cells = centres[:, inside]
+    extent = cells.amax(1) - cells.amin(1)
+    return torch.sqrt(extent[0] * extent[1]).clamp(min=16.0)
+
+
+def _zero(fields: FieldTensors) -> Tensor:
+    return fields.embedding.sum() * 0.0 + fields.log_sigma.sum() * 0.0

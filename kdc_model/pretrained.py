@@ -1,0 +1,97 @@
+"""Pretrained weights: which file, into which part of the network.
+
+`.npz` files are numpy archives (no pickle). MobileNetV1 files of the BodyPix / PoseNet family also start the coarse
+heads; torchvision's state dicts (`.pth`, loaded with `weights_only`) and `.npz` files in its names start the trunks
+of MobileNetV2 and ResNet.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdc_core.skeleton import DIRECTED_EDGES, KEYPOINT_INDEX, NUM_DIRECTED_EDGES, NUM_KEYPOINTS
+from kdc_model.network import KDCNet
+from kdc_model.trunks.mobilenet_v1 import MobileNetV1, load_published
+
+logger = logging.getLogger(__name__)
+
+# The order of the published displacement head's edges (backbones' README).
+_PUBLISHED_EDGES = (
+    (0, 1), (1, 3), (0, 2), (2, 4), (0, 5), (5, 7), (7, 9), (5, 11),
+    (11, 13), (13, 15), (0, 6), (6, 8), (8, 10), (6, 12), (12, 14), (14, 16),
+)  # fmt: skip
+# Published cell i at stride 16 is centred on pixel 16 i; with our padding on 16 i + 10, and the half-pixel rule says
+# 16 i + 7.5: an offset read there is too short by the difference.
+_GRID_SHIFT_PX = 2.5
+# Torso joints whose mean is the first guess of a person's centre in the embedding.
+_TORSO = tuple(KEYPOINT_INDEX[n] for n in ("left_shoulder", "right_shoulder", "left_hip", "right_hip"))
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read a weights file, float32. Raises FileNotFoundError, or ValueError when it is not such a file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no pretrained weights at {path}")
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                return {name: torch.from_numpy(archive[name].astype(np.float32)) for name in archive.files}
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (ValueError, OSError, RuntimeError, KeyError) as error:
+        raise ValueError(f"{path} is not a readable weights file: {error}") from error
+
+
+def initialise(network: KDCNet, path: Path) -> None:
+    """Start a network from a pretrained file, as far as the file goes. Raises ValueError when the trunk misfits."""
+    weights = load_weights(path)
+    trunk = network.trunk
+    if isinstance(trunk, MobileNetV1):
+        load_published(trunk, weights)
+        if "head_heatmap.weight" in weights:
+            _load_published_heads(network, weights)
+        return
+    own = trunk.state_dict()
+    usable = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
+    missing = [k for k in own if k not in usable and not k.endswith("num_batches_tracked")]
+    if missing:
+        raise ValueError(f"{path} does not fit {network.config.trunk}: it lacks {missing[:3]} (of {len(missing)})")
+    trunk.load_state_dict(usable, strict=False)
+
+
+def _load_published_heads(network: KDCNet, weights: dict[str, Tensor]) -> None:
+    """Copy heatmap, offsets, displacements, person and the long offsets of BodyPix / PoseNet into the coarse heads."""
+    half = len(_PUBLISHED_EDGES)
+    with torch.no_grad():
+        pose, seg = network.pose.coarse, network.seg.coarse
+        for part in ("weight", "bias"):
+            target = getattr(pose, part)
+            target[:NUM_KEYPOINTS] = weights[f"head_heatmap.{part}"]
+            short = weights[f"head_short.{part}"]
+            middle = weights[f"head_mid.{part}"]
+            for k in range(NUM_KEYPOINTS):
+                at = NUM_KEYPOINTS + 2 * k
+                target[at], target[at + 1] = short[NUM_KEYPOINTS + k], short[k]
+            for e in range(NUM_DIRECTED_EDGES):
+                a, b = DIRECTED_EDGES[e]
+                forward = (a, b) in _PUBLISHED_EDGES
+                index = _PUBLISHED_EDGES.index((a, b) if forward else (b, a)) + (0 if forward else 2 * half)
+                at = 3 * NUM_KEYPOINTS + 2 * e
+                target[at], target[at + 1] = middle[index + half], middle[index]
+        pose.bias[NUM_KEYPOINTS:] += _GRID_SHIFT_PX
+        if "head_person.weight" not in weights:
+            logger.info("no person head in the weights (PoseNet): SegNet starts from scratch")
+            return
+        for part in ("weight", "bias"):
+            target = getattr(seg, part)
+            target[0] = weights[f"head_person.{part}"][0]
+            long = weights[f"head_long.{part}"]
+            to_xy = torch.stack([long[NUM_KEYPOINTS:], long[:NUM_KEYPOINTS]], dim=1)
+            if network.config.mask_mode == "bank":
+                target[1:-1] = to_xy.flatten(0, 1)
+            else:
+                target[1:-1] = to_xy[list(_TORSO)].mean(0)
+        seg.bias[1:-1] += _GRID_SHIFT_PX
