@@ -1,7 +1,7 @@
-"""Ground truth -> training targets (SPEC section 4), and targets -> the ideal fields a perfect network would give.
+"""Ground truth -> training targets (SPEC section 4), and targets -> what a perfect network would give.
 
-The keypoint targets are sparse: a keypoint's disk covers a few dozen cells of a field of many thousand, so they are
-kept as lists of (channel, row, column, value). All coordinates are network pixels.
+The keypoint targets are sparse: a keypoint's disk covers a few dozen cells of a field of many thousand, so
+they are kept as lists of (channel, row, column, value). All coordinates are network pixels.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class Targets:
     disk_offset:    float32 (P, 2): q - x, from the cell's centre to the keypoint that owns it (KDC Eq. 4).
     edge_index:     int32 (Q, 3): directed edge, row, column.
     edge_offset:    float32 (Q, 2): q_b - x, from the cell's centre to the edge's far end.
-    heatmap_valid:  bool (h, w): cells whose heatmap loss counts. Cells of disks always count for their own type.
+    heatmap_valid:  bool (h, w): cells whose heatmap loss counts; those of disks always do for their type.
     person:         float32 (h, w): share of the cell covered by people, 0..1.
     person_valid:   bool (h, w).
     instance:       int32 (h, w): n + 1 at cells of person n's mask, 0 elsewhere.
-    centroids_xy:   float32 (N, 2): static MaskCentroid (SM_c); NaN for a person without mask.
+    centroids_xy:   float32 (N, 2): static MaskCentroid (SM_c); NaN where neither shoulder nor mask is known.
     keypoints_xy, labelled: as in the ground truth, for the bank form.
     """
 
@@ -70,8 +70,13 @@ class Targets:
 
 
 def encode(truth: GroundTruth, stride: int, radius_px: float) -> Targets:
-    """Encode ground truth for a network of this stride and disk radius R (network pixels)."""
-    height, width = (s // stride for s in truth.instance.shape)
+    """Encode ground truth for a network of this stride and disk radius R (network pixels).
+
+    Raises ValueError for a network input that is not a whole number of cells.
+    """
+    if any(side % stride for side in truth.instance.shape):
+        raise ValueError(f"an input of {truth.instance.shape} pixels is no whole number of cells of {stride}")
+    height, width = (side // stride for side in truth.instance.shape)
     centres = cell_centres_xy(height, width, stride)
     owner = _disk_owners(truth, centres, stride, radius_px)
     kind, row, col = np.nonzero(owner >= 0)
@@ -101,8 +106,8 @@ def encode(truth: GroundTruth, stride: int, radius_px: float) -> Targets:
 def ideal_fields(targets: Targets, stride: int, bank: bool = False) -> Fields:
     """The fields that a network without error would return for these targets.
 
-    The embedding is the static one (every pixel of a person points at its centroid), or with `bank` the offsets to
-    the person's 17 keypoints. Offsets outside their disks are zero.
+    The embedding is the static one (every pixel of a person points at its centroid), or with `bank` the
+    offsets to the person's 17 keypoints. Offsets outside their disks are zero.
     """
     height, width = targets.person.shape
     heatmap = np.zeros((NUM_KEYPOINTS, height, width), np.float32)
@@ -134,7 +139,7 @@ def ideal_fields(targets: Targets, stride: int, bank: bool = False) -> Fields:
 
 
 def _disk_owners(truth: GroundTruth, centres: np.ndarray, stride: int, radius_px: float) -> np.ndarray:
-    """Which person owns each cell of each type's disks, int32 (K, h, w), -1 outside: the nearest keypoint wins.
+    """Who owns each cell of each type's disks, int32 (K, h, w), -1 outside: the nearest keypoint wins.
 
     A keypoint whose disk holds no cell centre (a small R at a large stride) still owns the cell it lies in.
     """

@@ -11,13 +11,13 @@ from kdc_core.skeleton import NUM_DIRECTED_EDGES, NUM_KEYPOINTS
 
 @dataclass(frozen=True, eq=False)
 class Fields:
-    """PoseNet's and SegNet's outputs, float32; h x w cells of `stride` network pixels; offsets in network pixels.
+    """PoseNet's and SegNet's outputs, float32; h x w cells of `stride` network pixels, offsets in those too.
 
     heatmap:      (K, h, w) probability that the cell lies in the keypoint's disk.
     offset:       (K, 2, h, w) KeyCentroid: from the cell's centre to the keypoint, x then y.
     displacement: (E, 2, h, w) from the cell's centre to the far end of each directed edge.
     person:       (h, w) probability of a person.
-    embedding:    (C, h, w) MaskCentroid offset, C = 2 (x, y), or 2K for the bank form (x, y for each keypoint).
+    embedding:    (C, h, w) MaskCentroid offset, C = 2 (x, y), or 2K for the bank form (x, y by keypoint).
     sigma:        (h, w) radius within which the person's embeddings lie.
     """
 

@@ -1,7 +1,7 @@
 """Coordinates: the letterbox between source and network pixels, and the grid of field cells.
 
-The rule, stated once: coordinates are (x, y); a pixel's centre is at integer coordinates, so an image of width W
-covers [-0.5, W - 0.5]. The centre of field cell (column i, row j) at stride s is ((i + 0.5) s - 0.5,
+The rule, stated once: coordinates are (x, y); a pixel's centre is at integer coordinates, so an image of
+width W covers [-0.5, W - 0.5]. The centre of field cell (column i, row j) at stride s is ((i + 0.5) s - 0.5,
 (j + 0.5) s - 0.5). A resize by factor f maps x to (x + 0.5) f - 0.5.
 """
 
@@ -24,11 +24,11 @@ def cell_centres_xy(height: int, width: int, stride: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Letterbox:
-    """A source image scaled (aspect kept) into the top-left corner of the network input, the rest filled grey.
+    """A source image scaled (aspect kept) into the network input's top-left corner, the rest filled grey.
 
-    source_hw, scaled_hw, input_hw: (height, width) of the source image, of the image after scaling, and of the
-    network input. The two axes' factors may differ by the rounding of `scaled_hw` to whole pixels; the maps below
-    use the exact factors, so that `to_source(to_input(p)) == p`.
+    source_hw, scaled_hw, input_hw: (height, width) of the source image, of the image after scaling, and of
+    the network input. The two axes' factors may differ by the rounding of `scaled_hw` to whole pixels; the
+    maps below use the exact factors, so that `to_source(to_input(p)) == p`.
     """
 
     source_hw: tuple[int, int]
@@ -45,7 +45,7 @@ class Letterbox:
 
     @classmethod
     def fit_long_side(cls, source_hw: tuple[int, int], long_side: int, multiple: int) -> Letterbox:
-        """The source's longer side scaled to `long_side`; the input just large enough, in whole `multiple`s."""
+        """The longer side scaled to `long_side`; the input just large enough, in whole `multiple`s."""
         _check_size(source_hw)
         scale = long_side / max(source_hw)
         scaled = tuple(max(1, round(s * scale)) for s in source_hw)
@@ -63,7 +63,7 @@ class Letterbox:
             raise ValueError(f"letterbox made for {self.source_hw}, image is {image.shape[:2]}")
         height, width = self.scaled_hw
         # Area averaging keeps detail when shrinking; bilinear is its counterpart when enlarging.
-        shrinks = height < self.source_hw[0]
+        shrinks = bool((self.scale_xy < 1).any())
         out = np.full((*self.input_hw, image.shape[2]), PAD_VALUE, np.uint8)
         scaled = (
             image

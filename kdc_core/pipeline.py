@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from kdc_core.backends.base import Backend, load_backend
+from kdc_core.decode.fragments import join_fragments
 from kdc_core.decode.grouping import GroupingOptions, Poses, group
 from kdc_core.decode.masks import MaskOptions, decode_masks
 from kdc_core.geometry import Letterbox
@@ -25,6 +26,7 @@ class PipelineOptions:
     keypoint_threshold: keypoints with a lower score are reported as not found (score 0).
     max_people:         at most so many, the best first.
     masks:              whether to compute instance masks.
+    fragment_membership: phi from which a pose joins a better one as its fragment; 1 = never.
     grouping, mask:     the decoder's own options.
     """
 
@@ -32,6 +34,7 @@ class PipelineOptions:
     keypoint_threshold: float = 0.0
     max_people: int = 100
     masks: bool = True
+    fragment_membership: float = 0.5
     grouping: GroupingOptions = field(default_factory=GroupingOptions)
     mask: MaskOptions = field(default_factory=MaskOptions)
 
@@ -85,7 +88,9 @@ class Pipeline:
         clock.lap("preprocess")
         outputs = self._backend.run(network_image)
         clock.lap("inference")
-        poses = _select(group(outputs.candidates, options.grouping), options)
+        poses = group(outputs.candidates, options.grouping)
+        poses = join_fragments(poses, outputs.masks, options.mask.keypoint_confidence, options.fragment_membership)
+        poses = _select(poses, options)
         clock.lap("decode")
         labels = decode_masks(outputs.masks, poses, letterbox, options.mask) if options.masks else None
         people = _people(poses, labels, letterbox, options)

@@ -1,6 +1,7 @@
 """The human skeleton: COCO's 17 keypoints, the tree that joins them, and their OKS constants.
 
-One place for the joint order. Everything else (targets, network, decoder, messages, drawing) imports it from here.
+One place for the joint order. Everything else (targets, network, decoder, messages, drawing) imports it from
+here.
 """
 
 from __future__ import annotations

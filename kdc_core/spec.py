@@ -13,7 +13,7 @@ from kdc_core.skeleton import DIRECTED_EDGES, KEYPOINT_NAMES, OKS_SIGMAS
 METADATA_KEY = "kdc_model_spec"
 FORMAT_VERSION = 1
 
-# Names and meaning of the graph's outputs; shapes for one image, M candidates, E = 32 directed edges, h x w cells.
+# Names and meaning of the graph's outputs; one image, M candidates, E = 32 directed edges, h x w cells.
 OUTPUT_NAMES: tuple[str, ...] = (
     "candidates",  # float32 (K, M, 3): x, y in network pixels, score 0..1
     "far_ends",  # float32 (E, M, 3): far end x, y of each candidate's edge, and the heatmap's score there
@@ -21,6 +21,8 @@ OUTPUT_NAMES: tuple[str, ...] = (
     "embedding",  # float32 (2 or 2K, h, w): MaskCentroid offset x, y in network pixels
     "sigma",  # float32 (h, w): radius of the person in the embedding, network pixels
 )
+
+MASK_MODES = ("static", "embedding", "bank")
 
 
 class ModelSpecError(ValueError):
@@ -39,6 +41,8 @@ class ModelSpec:
     num_candidates: M, the candidates of each keypoint type that the graph returns.
     mean, std:      input normalisation (x - mean) / std for x in 0..255; it happens inside the graph.
     provenance:     how the weights came about (data, configuration, scores); free-form.
+
+    Raises ModelSpecError for values that no network can have.
     """
 
     input_hw: tuple[int, int]
@@ -57,6 +61,19 @@ class ModelSpec:
     provenance: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
+    def __post_init__(self) -> None:
+        for name in ("size_multiple", "stride", "disk_radius_px", "num_candidates"):
+            if not getattr(self, name) > 0:
+                raise ModelSpecError(f"the spec's {name} must be above 0, got {getattr(self, name)}")
+        if self.size_multiple % self.stride:
+            raise ModelSpecError(f"the spec's stride {self.stride} does not divide {self.size_multiple}")
+        # A dynamic input's size is only a wish; it is padded to whole multiples.
+        cell = 1 if self.dynamic_input else self.stride
+        if len(self.input_hw) != 2 or any(side < 1 or side % cell for side in self.input_hw):
+            raise ModelSpecError(f"the spec's input_hw must be two sizes of whole cells, got {self.input_hw}")
+        if self.mask_mode not in MASK_MODES:
+            raise ModelSpecError(f"the spec's mask_mode must be one of {MASK_MODES}, got '{self.mask_mode}'")
+
     def letterbox(self, source_hw: tuple[int, int]) -> Letterbox:
         """How a source image of this size enters the network."""
         if self.dynamic_input:
@@ -69,7 +86,10 @@ class ModelSpec:
 
     @classmethod
     def from_json(cls, text: str) -> ModelSpec:
-        """Read a spec back. Raises ModelSpecError when it is not one, or not of this format or joint order."""
+        """Read a spec back.
+
+        Raises ModelSpecError when it is not one, or not of this format or joint order.
+        """
         try:
             data = json.loads(text)
             version = data["format_version"]

@@ -1,7 +1,7 @@
 """What flows through the system: `People` found in one image, and the `FrameResult` around them.
 
-Structs of arrays, checked where they are made. N persons, K = 17 keypoints, H x W source image. Zero persons is an
-ordinary value everywhere.
+Structs of arrays, checked where they are made. N persons, K = 17 keypoints, H x W source image. Zero persons
+is an ordinary value everywhere.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from kdc_core.skeleton import NUM_KEYPOINTS
 
-MAX_PEOPLE = np.iinfo(np.uint16).max - 1  # a label map is uint16 with 0 for the background
+MAX_PEOPLE = int(np.iinfo(np.uint16).max)  # a label map is uint16 with 0 for the background
 
 
 def _check(name: str, value: np.ndarray, dtype: type, shape: tuple[int | None, ...]) -> None:
@@ -26,7 +26,7 @@ def _check(name: str, value: np.ndarray, dtype: type, shape: tuple[int | None, .
 
 @dataclass(frozen=True, eq=False)
 class People:
-    """The people of one image, in the pixels of that image (x to the right, y down, a pixel's centre is an integer).
+    """The people of one image, in its pixels (x to the right, y down, a pixel's centre is an integer).
 
     keypoints_xy:    float32 (N, K, 2). Meaningless where the keypoint's score is 0.
     keypoint_scores: float32 (N, K) in 0..1; 0 = keypoint not found.
@@ -53,6 +53,8 @@ class People:
             raise ValueError(f"at most {MAX_PEOPLE} people fit a label map, got {n}")
         if self.mask_labels is not None:
             _check("mask_labels", self.mask_labels, np.uint16, (None, None))
+            if (highest := int(self.mask_labels.max(initial=0))) > n:
+                raise ValueError(f"People.mask_labels has label {highest} for {n} people")
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -69,32 +71,45 @@ class People:
         )
 
     def mask(self, person: int) -> np.ndarray:
-        """Instance mask of one person, bool (H, W). Raises ValueError when masks were not asked for."""
+        """Instance mask of one person, bool (H, W).
+
+        Raises ValueError without masks, IndexError beyond the people.
+        """
         if self.mask_labels is None:
             raise ValueError("these People carry no masks")
+        if not 0 <= person < len(self):  # -1 would be the background
+            raise IndexError(f"person {person} of {len(self)}")
         return self.mask_labels == person + 1
 
     def mask_rois(self) -> np.ndarray:
-        """Tight rectangle of each person's mask, int32 (N, 4): x, y, width, height; all 0 for an empty mask."""
+        """Tight rectangle of each person's mask, int32 (N, 4): x, y, width, height; all 0 without any."""
         if self.mask_labels is None:
             raise ValueError("these People carry no masks")
         return label_rois(self.mask_labels, len(self))
 
 
 def label_rois(labels: np.ndarray, count: int) -> np.ndarray:
-    """Tight rectangles of labels 1..count, int32 (count, 4): x, y, width, height; all 0 where a label is absent."""
+    """Tight rectangles of labels 1..count, int32 (count, 4): x, y, width, height; all 0 for an absent one."""
     rois = np.zeros((count, 4), np.int32)
-    ys, xs = np.nonzero(labels)
-    if count == 0 or len(ys) == 0:
+    if labels.size == 0:
         return rois
-    person = labels[ys, xs].astype(np.intp) - 1
-    if person.max() >= count:
+    # By runs of equal pixels along the rows: a few thousand, where a full HD frame has two million pixels.
+    width = labels.shape[1]
+    flat = labels.reshape(-1)
+    new = np.empty(flat.size, bool)
+    np.not_equal(flat[1:], flat[:-1], out=new[1:])
+    new[::width] = True
+    starts = np.flatnonzero(new)
+    ends = np.append(starts[1:], flat.size) - 1
+    person = flat[starts].astype(np.intp) - 1
+    used = person >= 0
+    starts, ends, person = starts[used], ends[used], person[used]
+    if len(person) and person.max() >= count:
         raise ValueError(f"label {person.max() + 1} in a map of {count} people")
     low = np.full((count, 2), np.iinfo(np.int32).max, np.int32)
     high = np.full((count, 2), -1, np.int32)
-    for axis, value in enumerate((xs, ys)):
-        np.minimum.at(low[:, axis], person, value)
-        np.maximum.at(high[:, axis], person, value)
+    np.minimum.at(low, person, np.stack([starts % width, starts // width], axis=1))
+    np.maximum.at(high, person, np.stack([ends % width, ends // width], axis=1))
     seen = high[:, 0] >= 0
     rois[seen, :2] = low[seen]
     rois[seen, 2:] = high[seen] - low[seen] + 1

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from kdc_model.losses import LossWeights
-from kdc_model.network import NetworkConfig
+from kdc_model.network import KDCNet, NetworkConfig
+
+_ABOVE_ZERO = (
+    "batch_size", "epochs", "learning_rate", "long_side", "disk_radius_px", "clip_norm", "checkpoint_minutes",
+)  # fmt: skip
+_NOT_NEGATIVE = (
+    "trunk_rate", "weight_decay", "warmup_steps", "freeze_stages", "rotation_deg", "seed", "workers",
+)  # fmt: skip
+_PATHS = (
+    "train_annotations", "train_images", "pseudo_masks", "val_annotations", "val_images", "pretrained",
+)  # fmt: skip
+_SHARES = ("flip", "colour", "ema_decay", "pseudo_mask_quality", "max_crowd_prob")
 
 
 class ConfigError(ValueError):
@@ -21,13 +35,13 @@ class ConfigError(ValueError):
 class TrainConfig:
     """Everything a training run depends on; saved whole in every checkpoint.
 
-    Data: `train_annotations` and `train_images` are lists of equal length; `pseudo_masks` (optional, one for each or
-    empty) are machine-made masks used from `pseudo_mask_quality` (estimated IoU) up. Images whose `crowd_prob` (chance
-    of unmarked crowds) is above `max_crowd_prob` are left out.
-    Sizes in network pixels: `input_size` is the side of the square training window, `long_side` the size at which
-    the network will be used; `scale_range` is the range of sizes around it.
-    Learning rates: `learning_rate` for pyramid and heads, times `trunk_rate` for the pretrained trunk and coarse
-    heads. `freeze_stages` leaves the first stages of the trunk as they are.
+    Data: `train_annotations` and `train_images` are lists of equal length; `pseudo_masks` (optional, one for
+    each or empty) are machine-made masks used from `pseudo_mask_quality` (estimated IoU) up. Images whose
+    `crowd_prob` (chance of unmarked crowds) is above `max_crowd_prob` are left out.
+    Sizes in network pixels: `input_size` is the side of the square training window, `long_side` the size at
+    which the network will be used; `scale_range` is the range of sizes around it.
+    Learning rates: `learning_rate` for pyramid and heads, times `trunk_rate` for the pretrained trunk and
+    coarse heads. `freeze_stages` leaves the first stages of the trunk as they are.
     """
 
     train_annotations: tuple[str, ...]
@@ -78,20 +92,32 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if not self.train_annotations or len(self.train_annotations) != len(self.train_images):
-            raise ConfigError("train_annotations and train_images must be lists of the same length, at least 1")
+            raise ConfigError(
+                "train_annotations and train_images must be lists of the same length, at least 1"
+            )
         if self.pseudo_masks and len(self.pseudo_masks) != len(self.train_annotations):
             raise ConfigError("pseudo_masks must be empty or one for each of train_annotations")
         if self.input_size % 32 or self.input_size <= 0:
             raise ConfigError(f"input_size must be a multiple of 32, got {self.input_size}")
-        for name in ("batch_size", "epochs", "learning_rate", "long_side", "disk_radius_px"):
-            if getattr(self, name) <= 0:
+        for name in _ABOVE_ZERO:
+            if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
-        if not 0 < self.scale_range[0] <= self.scale_range[1]:
+        for name in (*_NOT_NEGATIVE, *(f"loss_{f.name}" for f in dataclasses.fields(LossWeights))):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in _SHARES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be within 0..1, got {getattr(self, name)}")
+        if len(self.scale_range) != 2 or not 0 < self.scale_range[0] <= self.scale_range[1]:
             raise ConfigError(f"scale_range must be two rising numbers above 0, got {self.scale_range}")
         try:
-            self.network()
+            # Shapes without numbers: a wrong combination should not wait for the data.
+            with torch.device("meta"):
+                network = KDCNet(self.network())
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        if self.freeze_stages > (stages := len(network.trunk.stages())):
+            raise ConfigError(f"freeze_stages is {self.freeze_stages}, but {self.trunk} has {stages} stages")
 
     def network(self) -> NetworkConfig:
         """The part that shapes the network."""
@@ -118,17 +144,20 @@ class TrainConfig:
         values: dict[str, Any] = {}
         for name, value in data.items():
             values[name] = _convert(name, value, str(fields[name].type))
-        for name in ("train_annotations", "train_images", "pseudo_masks", "val_annotations", "val_images", "pretrained"):
+        for name in _PATHS:
             if base is not None and values.get(name):
                 value = values[name]
-                values[name] = (
-                    tuple(str(base / v) for v in value) if isinstance(value, tuple) else str(base / value)
-                )
+                # An empty entry of pseudo_masks (none for that annotation file) stays empty.
+                many = isinstance(value, tuple)
+                values[name] = tuple(v and str(base / v) for v in value) if many else str(base / value)
         return cls(**values)
 
     @classmethod
     def load(cls, path: Path) -> TrainConfig:
-        """Read a YAML file; relative paths in it are relative to the file. Raises ConfigError, FileNotFoundError."""
+        """Read a YAML file; relative paths in it are relative to the file.
+
+        Raises ConfigError, FileNotFoundError.
+        """
         try:
             data = yaml.safe_load(path.read_text())
         except yaml.YAMLError as error:
@@ -146,8 +175,13 @@ def _convert(name: str, value: Any, kind: str) -> Any:
     if kind.startswith("tuple"):
         if not isinstance(value, list):
             raise ConfigError(f"{name} must be a list, got {value!r}")
-        return tuple(value)
+        return tuple(_convert(name, v, kind.removeprefix("tuple[").split(",")[0]) for v in value)
+    if kind == "float" and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)  # YAML 1.1 reads 1e-3, without a point, as text
     types = {"int": int, "float": (int, float), "str": str, "bool": bool}
     if not isinstance(value, types[kind]) or (isinstance(value, bool) and kind != "bool"):  # type: ignore[arg-type]
         raise ConfigError(f"{name} must be {kind}, got {value!r}")
+    if kind == "float" and not math.isfinite(value):
+        raise ConfigError(f"{name} must be a finite number, got {value!r}")
     return float(value) if kind == "float" else value

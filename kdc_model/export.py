@@ -25,6 +25,8 @@ OPSET = 18
 PARITY_SIZES_HW = ((256, 256), (224, 384), (384, 160))
 PARITY_PX = 0.05
 PARITY_SCORE = 1e-3
+# Two peaks as high as each other may swap places in the last bit; more than this share of them would be a fault.
+PARITY_TIES = 0.02
 
 
 class ParityError(RuntimeError):
@@ -137,15 +139,15 @@ def to_fields(fields: FieldTensors, stride: int, sample: int = 0) -> Fields:
 
 
 def _compare_candidates(got: Candidates, wanted: Candidates, size: tuple[int, int]) -> None:
-    """Every clear candidate of one side is there on the other (equal scores may come in another order)."""
+    """Every clear candidate of the reference is in the graph's answer, whatever its rank. Raises ParityError."""
+    clear, missed, example = 0, 0, ""
     for k in range(NUM_KEYPOINTS):
-        clear = wanted.points[k][wanted.points[k, :, 2] > 0.01][:8]
-        for point in clear:
-            distance = np.abs(got.points[k, :, :2] - point[:2]).max(1)
-            near = int(distance.argmin())
-            off = abs(float(got.points[k, near, 2] - point[2]))
-            if distance[near] > PARITY_PX or off > PARITY_SCORE:
-                raise ParityError(
-                    f"candidate of keypoint {k} at {point[:2]} is {distance[near]:.3g} px and {off:.2g} in score off "
-                    f"at {size}"
-                )
+        for point in wanted.points[k][wanted.points[k, :, 2] > 0.01][:8]:
+            same_place = np.abs(got.points[k, :, :2] - point[:2]).max(1) <= PARITY_PX
+            same_score = np.abs(got.points[k, :, 2] - point[2]) <= PARITY_SCORE
+            clear += 1
+            if not (same_place & same_score).any():
+                missed += 1
+                example = f"keypoint {k} at {point[:2].round(2)} with score {point[2]:.3f}"
+    if missed > PARITY_TIES * clear:
+        raise ParityError(f"{missed} of {clear} candidates at {size} are not the reference's, among them {example}")

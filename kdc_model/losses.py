@@ -1,6 +1,6 @@
 """The losses of SPEC section 4, one function for each term; each averaged over what is valid only.
 
-A term without a single valid element is an exact zero that still depends on the network, so that gradients exist.
+A term without a single valid element is an exact zero that still depends on the network: gradients exist.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class LossWeights:
 
 
 def heatmap_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """Binary cross-entropy of the keypoint disks (KDC Eq. 1), averaged over valid cells. logits (B, K, h, w)."""
+    """Binary cross-entropy of the disks (KDC Eq. 1), averaged over valid cells. logits (B, K, h, w)."""
     target = torch.zeros_like(logits)
     b, k, row, col = batch.disk_index.unbind(1)
     target[b, k, row, col] = 1.0
@@ -63,12 +63,12 @@ def _sparse_l1(field: Tensor, index: Tensor, target: Tensor) -> Tensor:
 
 
 def static_losses(fields: FieldTensors, batch: Batch, centres: Tensor) -> dict[str, Tensor]:
-    """SM_c: every pixel of a person points at its fixed centroid (KDC Eq. 5 as meant, in units of its size)."""
+    """SM_c: a person's pixels point at its fixed centroid (KDC Eq. 5 as meant, in units of its size)."""
     return _embedding_losses(fields, batch, centres, dynamic=False)
 
 
 def embedding_losses(fields: FieldTensors, batch: Batch, centres: Tensor) -> dict[str, Tensor]:
-    """DM_c-embed (KDC Eq. 7): the centre is the mean of the person's own embeddings, wherever they like to meet."""
+    """DM_c-embed (KDC Eq. 7): the centre is the mean of the person's embeddings, wherever they meet."""
     return _embedding_losses(fields, batch, centres, dynamic=True)
 
 
@@ -89,7 +89,11 @@ def bank_losses(fields: FieldTensors, batch: Batch, centres: Tensor) -> dict[str
 
 
 MaskLosses = Callable[[FieldTensors, Batch, Tensor], dict[str, Tensor]]
-MASK_LOSSES: dict[str, MaskLosses] = {"static": static_losses, "embedding": embedding_losses, "bank": bank_losses}
+MASK_LOSSES: dict[str, MaskLosses] = {
+    "static": static_losses,
+    "embedding": embedding_losses,
+    "bank": bank_losses,
+}
 
 
 def all_losses(
@@ -107,8 +111,10 @@ def all_losses(
     }
 
 
-def _embedding_losses(fields: FieldTensors, batch: Batch, centres: Tensor, dynamic: bool) -> dict[str, Tensor]:
-    """Pull to the centroid, Lovasz hinge on 2 phi - 1 against the picture's other people, and sigma's variance."""
+def _embedding_losses(
+    fields: FieldTensors, batch: Batch, centres: Tensor, dynamic: bool
+) -> dict[str, Tensor]:
+    """Pull to the centroid, Lovasz hinge on 2 phi - 1 against the other people, and sigma's variance."""
     pull, separation, spread, count = _zero(fields), _zero(fields), _zero(fields), 0
     for b, n, inside in _instances(batch):
         goal = batch.centroids_xy[b][n]
@@ -122,12 +128,17 @@ def _embedding_losses(fields: FieldTensors, batch: Batch, centres: Tensor, dynam
         mean_log_sigma = log_sigma.mean()
         squared = ((embedding - centre[:, None]) ** 2).sum(0)
         phi = torch.exp(-squared / (2 * torch.exp(2 * mean_log_sigma)))
-        pull = pull + (embedding[:, mine] - centre.detach()[:, None]).abs().sum(0).mean() / _size_px(inside, centres)
+        distance = (embedding[:, mine] - centre.detach()[:, None]).abs().sum(0)
+        pull = pull + distance.mean() / _size_px(inside, centres)
         separation = separation + lovasz_hinge(2 * phi - 1, mine)
         spread = spread + ((log_sigma - mean_log_sigma.detach()) ** 2).mean()
         count += 1
     n_instances = max(count, 1)
-    return {"embedding": pull / n_instances, "separation": separation / n_instances, "sigma": spread / n_instances}
+    return {
+        "embedding": pull / n_instances,
+        "separation": separation / n_instances,
+        "sigma": spread / n_instances,
+    }
 
 
 def lovasz_hinge(logits: Tensor, labels: Tensor) -> Tensor:

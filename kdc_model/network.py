@@ -1,9 +1,10 @@
 """The KDC network: trunk, feature pyramid, PoseNet and SegNet heads.
 
-Every field is the sum of two predictions: a coarse one, 1x1 on the trunk's deepest features (which know the whole
-person), upsampled; and a fine one from the pyramid at the decoder's stride. Offsets are linear in the cell's place,
-so upsampling a coarse offset field costs it nothing inside a person; the fine head sharpens edges and separates
-neighbours. The coarse heads have BodyPix's form and can start from its weights (see `pretrained.py`).
+Every field is the sum of two predictions: a coarse one, 1x1 on the trunk's deepest features (which know the
+whole person), upsampled; and a fine one from the pyramid at the decoder's stride. Offsets are linear in the
+cell's place, so upsampling a coarse offset field costs it nothing inside a person; the fine head sharpens
+edges and separates neighbours. The coarse heads have BodyPix's form and can start from its weights (see
+`pretrained.py`).
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdc_core.skeleton import NUM_DIRECTED_EDGES, NUM_KEYPOINTS
+from kdc_core.spec import MASK_MODES
 from kdc_model.trunks import make_trunk
 
-MASK_MODES = ("static", "embedding", "bank")
 _POSE_CHANNELS = NUM_KEYPOINTS + 2 * NUM_KEYPOINTS + 2 * NUM_DIRECTED_EDGES
 
 
@@ -65,6 +66,11 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         if self.mask_mode not in MASK_MODES:
             raise ValueError(f"mask_mode must be one of {MASK_MODES}, got '{self.mask_mode}'")
+        if self.channels < 1 or self.head_units < 0:
+            raise ValueError(
+                "channels must be at least 1 and head_units at least 0, "
+                f"got {self.channels} and {self.head_units}"
+            )
 
     @property
     def embedding_channels(self) -> int:
@@ -103,11 +109,14 @@ class _ResidualUnit(nn.Module):
 class _Pyramid(nn.Module):
     """Top-down feature pyramid from the trunk's levels to one map at the decoder's stride."""
 
-    def __init__(self, channels_in: tuple[int, ...], strides: tuple[int, ...], channels: int, separable: bool) -> None:
+    def __init__(
+        self, channels_in: tuple[int, ...], strides: tuple[int, ...], channels: int, separable: bool
+    ) -> None:
         super().__init__()
         self.factors = [1.0, *(coarse / fine for coarse, fine in zip(strides, strides[1:]))]
         self.lateral = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(c, channels, 1, bias=False), nn.BatchNorm2d(channels)) for c in channels_in
+            nn.Sequential(nn.Conv2d(c, channels, 1, bias=False), nn.BatchNorm2d(channels))
+            for c in channels_in
         )
         self.smooth = nn.ModuleList(_conv3x3(channels, separable) for _ in channels_in)
 
@@ -146,7 +155,10 @@ class _Head(nn.Module):
 
 
 class KDCNet(nn.Module):
-    """Images to fields. Input: float32 (B, 3, H, W), RGB, 0..255 (normalised inside); H and W multiples of 32."""
+    """Images to fields.
+
+    Input: float32 (B, 3, H, W), RGB, 0..255 (normalised inside); H and W multiples of 32.
+    """
 
     mean: Tensor
     std: Tensor
@@ -158,7 +170,7 @@ class KDCNet(nn.Module):
         if config.stride not in self.trunk.strides:
             raise ValueError(
                 f"stride {config.stride} is not among the levels {self.trunk.strides} of {config.trunk} at "
-                f"output stride {config.output_stride}"
+                f"output_stride {config.output_stride}"
             )
         self._first = self.trunk.strides.index(config.stride)
         levels = self.trunk.channels[self._first :]

@@ -1,13 +1,15 @@
 """Pretrained weights: which file, into which part of the network.
 
-`.npz` files are numpy archives (no pickle). MobileNetV1 files of the BodyPix / PoseNet family also start the coarse
-heads; torchvision's state dicts (`.pth`, loaded with `weights_only`) and `.npz` files in its names start the trunks
-of MobileNetV2 and ResNet.
+`.npz` files are numpy archives (no pickle). MobileNetV1 files of the BodyPix / PoseNet family also start the
+coarse heads; torchvision's state dicts (`.pth`, loaded with `weights_only`) and `.npz` files in its names
+start the trunks of MobileNetV2 and ResNet.
 """
 
 from __future__ import annotations
 
 import logging
+import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +27,8 @@ _PUBLISHED_EDGES = (
     (0, 1), (1, 3), (0, 2), (2, 4), (0, 5), (5, 7), (7, 9), (5, 11),
     (11, 13), (13, 15), (0, 6), (6, 8), (8, 10), (6, 12), (12, 14), (14, 16),
 )  # fmt: skip
-# Published cell i at stride 16 is centred on pixel 16 i; with our padding on 16 i + 10, and the half-pixel rule says
-# 16 i + 7.5: an offset read there is too short by the difference.
+# Published cell i at stride 16 is centred on pixel 16 i; with our padding on 16 i + 10, and the half-pixel
+# rule says 16 i + 7.5: an offset read there is too short by the difference.
 _GRID_SHIFT_PX = 2.5
 # Torso joints whose mean is the first guess of a person's centre in the embedding.
 _TORSO = tuple(KEYPOINT_INDEX[n] for n in ("left_shoulder", "right_shoulder", "left_hip", "right_hip"))
@@ -40,13 +42,21 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:
                 return {name: torch.from_numpy(archive[name].astype(np.float32)) for name in archive.files}
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (ValueError, OSError, RuntimeError, KeyError) as error:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        ValueError, OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile
+    ) as error:  # fmt: skip
         raise ValueError(f"{path} is not a readable weights file: {error}") from error
+    if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
+        raise ValueError(f"{path} is not a state dict: expected a mapping of names to tensors")
+    return weights
 
 
 def initialise(network: KDCNet, path: Path) -> None:
-    """Start a network from a pretrained file, as far as the file goes. Raises ValueError when the trunk misfits."""
+    """Start a network from a pretrained file, as far as the file goes.
+
+    Raises ValueError when the trunk misfits.
+    """
     weights = load_weights(path)
     trunk = network.trunk
     if isinstance(trunk, MobileNetV1):
@@ -58,12 +68,14 @@ def initialise(network: KDCNet, path: Path) -> None:
     usable = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
     missing = [k for k in own if k not in usable and not k.endswith("num_batches_tracked")]
     if missing:
-        raise ValueError(f"{path} does not fit {network.config.trunk}: it lacks {missing[:3]} (of {len(missing)})")
+        raise ValueError(
+            f"{path} does not fit {network.config.trunk}: it lacks {missing[:3]} (of {len(missing)})"
+        )
     trunk.load_state_dict(usable, strict=False)
 
 
 def _load_published_heads(network: KDCNet, weights: dict[str, Tensor]) -> None:
-    """Copy heatmap, offsets, displacements, person and the long offsets of BodyPix / PoseNet into the coarse heads."""
+    """Copy the heads of BodyPix / PoseNet into the coarse ones; their long offsets start the embedding."""
     half = len(_PUBLISHED_EDGES)
     with torch.no_grad():
         pose, seg = network.pose.coarse, network.seg.coarse
@@ -81,6 +93,7 @@ def _load_published_heads(network: KDCNet, weights: dict[str, Tensor]) -> None:
                 index = _PUBLISHED_EDGES.index((a, b) if forward else (b, a)) + (0 if forward else 2 * half)
                 at = 3 * NUM_KEYPOINTS + 2 * e
                 target[at], target[at + 1] = middle[index + half], middle[index]
+        assert pose.bias is not None and seg.bias is not None
         pose.bias[NUM_KEYPOINTS:] += _GRID_SHIFT_PX
         if "head_person.weight" not in weights:
             logger.info("no person head in the weights (PoseNet): SegNet starts from scratch")

@@ -6,25 +6,22 @@ import copy
 import csv
 import logging
 import math
-import random
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from kdc_model.config import TrainConfig
 from kdc_model.data.augment import WarpRange
 from kdc_model.data.coco import ImageRecord, add_pseudo_masks, load_records
-from kdc_model.data.dataset import Batch, PeopleDataset, collate
+from kdc_model.data.dataset import Batch, EpochDataset, PeopleDataset, StepSampler, collate
 from kdc_model.losses import all_losses
 from kdc_model.network import KDCNet
 from kdc_model.pretrained import initialise
@@ -36,46 +33,16 @@ class NonFiniteLoss(RuntimeError):
     """A loss term became NaN or infinite: names the term and the step."""
 
 
-class _StepSampler(Sampler[tuple[int, int]]):
-    """Endless shuffled (epoch, index) pairs that can start at any sample, so that a resumed run goes on exactly."""
-
-    def __init__(self, length: int, seed: int, start: int, count: int) -> None:
-        self.length, self.seed, self.start, self.count = length, seed, start, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch, order = -1, np.empty(0, np.int64)
-        for position in range(self.start, self.start + self.count):
-            if position // self.length != epoch:
-                epoch = position // self.length
-                order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
-            yield epoch, int(order[position % self.length])
-
-
-class _EpochDataset(torch.utils.data.Dataset[Any]):
-    """A PeopleDataset addressed by (epoch, index): augmentation depends on both, whoever loads the sample."""
-
-    def __init__(self, dataset: PeopleDataset) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, key: tuple[int, int]) -> Any:
-        self.dataset.epoch = key[0]
-        return self.dataset[key[1]]
-
-
 class Trainer:
     """One training run in one folder: `last.pt`, `log.csv`. SIGTERM and SIGINT save and leave."""
 
-    def __init__(self, config: TrainConfig, out: Path, resume: bool = False, device: str | None = None) -> None:
+    def __init__(
+        self, config: TrainConfig, out: Path, resume: bool = False, device: str | None = None
+    ) -> None:
         self.config, self.out = config, out
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         out.mkdir(parents=True, exist_ok=True)
-        _seed_everything(config.seed)
+        torch.manual_seed(config.seed)  # of the network's start; samples have their own generators
         self.network = KDCNet(config.network())
         last = out / "last.pt"
         if last.exists() and not resume:
@@ -106,11 +73,11 @@ class Trainer:
         """Train to the end (or a signal); returns the last checkpoint. Raises NonFiniteLoss."""
         config = self.config
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
-        remaining = (self.total_steps - self.step) * config.batch_size
+        remaining = max(0, self.total_steps - self.step) * config.batch_size
         loader = DataLoader(
-            _EpochDataset(self.dataset),
+            EpochDataset(self.dataset),
             batch_size=config.batch_size,
-            sampler=_StepSampler(len(self.dataset), config.seed, self.step * config.batch_size, remaining),
+            sampler=StepSampler(len(self.dataset), config.seed, self.step * config.batch_size, remaining),
             num_workers=config.workers,
             collate_fn=collate,
             pin_memory=self.device.type == "cuda",
@@ -120,16 +87,19 @@ class Trainer:
         )
         saved = time.monotonic()
         sums: dict[str, float] = {}
+        summed = 0
         progress = tqdm(total=self.total_steps, initial=self.step, unit="step", mininterval=2.0)
         try:
             for batch in loader:
                 terms = self._train_step(batch.to(self.device))
                 for name, value in terms.items():
                     sums[name] = sums.get(name, 0.0) + value
+                summed += 1
                 progress.update()
                 if self.step % 20 == 0:
-                    means = {name: value / 20 for name, value in sums.items()}
+                    means = {name: value / summed for name, value in sums.items()}
                     sums.clear()
+                    summed = 0
                     progress.set_postfix({k[:4]: f"{v:.3f}" for k, v in means.items()})
                     self._log(means)
                 if self._stop or time.monotonic() - saved > config.checkpoint_minutes * 60:
@@ -164,7 +134,11 @@ class Trainer:
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
+        if not torch.isfinite(norm):
+            raise NonFiniteLoss(
+                f"the gradient's norm is {norm.item()} at step {self.step}, though every loss is finite"
+            )
         self.optimizer.step()
         self.step += 1
         self._update_average()
@@ -201,8 +175,16 @@ class Trainer:
         checkpoint = load_checkpoint(path)
         self.network.load_state_dict(checkpoint["network"])
         self.average.load_state_dict(checkpoint["average"])
+        rates = [(group["base_lr"], group["weight_decay"]) for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(checkpoint["optimizer"])
+        # The configuration's rates hold, also where they were changed since.
+        for group, (rate, decay) in zip(self.optimizer.param_groups, rates):
+            group["base_lr"], group["weight_decay"] = rate, decay
         self.step = checkpoint["step"]
+        now = self.config.to_dict()
+        changed = sorted(k for k, v in now.items() if checkpoint["config"].get(k, v) != v)
+        if changed:
+            logger.warning("resumed with another configuration than before: %s", ", ".join(changed))
         logger.info("resumed from %s at step %d", path, self.step)
 
     def _log(self, means: dict[str, float]) -> None:
@@ -221,26 +203,30 @@ class Trainer:
 def training_records(config: TrainConfig) -> list[ImageRecord]:
     """All the training images of a configuration."""
     records = []
-    for i, (annotations, images) in enumerate(zip(config.train_annotations, config.train_images)):
-        part = load_records(Path(annotations), Path(images))
+    for i, (file, images) in enumerate(zip(config.train_annotations, config.train_images)):
+        part = load_records(Path(file), Path(images))
         if config.pseudo_masks and config.pseudo_masks[i]:
             part = add_pseudo_masks(
-                part, Path(annotations), Path(config.pseudo_masks[i]), config.pseudo_mask_quality
+                part, Path(file), Path(config.pseudo_masks[i]), config.pseudo_mask_quality
             )
         records += [r for r in part if r.crowd_prob <= config.max_crowd_prob]
     return records
 
 
+class CheckpointError(ValueError):
+    """A file that is no checkpoint of `kdc train`, or a broken one."""
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, running no code from it. Raises FileNotFoundError, ValueError."""
+    """Read a checkpoint, running no code from it. Raises FileNotFoundError, CheckpointError."""
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file
-        raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
+        raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from error
     if not isinstance(checkpoint, dict) or "average" not in checkpoint or "config" not in checkpoint:
-        raise ValueError(f"{path} is not a checkpoint of `kdc train`")
+        raise CheckpointError(f"{path} is not a checkpoint of `kdc train`")
     return checkpoint
 
 
@@ -255,7 +241,9 @@ def network_from_checkpoint(path: Path) -> tuple[KDCNet, TrainConfig, int]:
 
 def _parameter_groups(network: KDCNet, config: TrainConfig) -> list[dict[str, Any]]:
     """Pretrained parts learn slowly; biases and norms do not decay."""
-    pretrained = {id(p) for m in (network.trunk, network.pose.coarse, network.seg.coarse) for p in m.parameters()}
+    pretrained = {
+        id(p) for m in (network.trunk, network.pose.coarse, network.seg.coarse) for p in m.parameters()
+    }
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in network.parameters():
         if parameter.requires_grad:
@@ -277,14 +265,12 @@ def _schedule(step: int, warmup: int, total: int) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def _seed_everything(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
 def _quiet_worker(worker: int) -> None:
-    """OpenCV's threads in a loader process only fight over the cores; and the parent handles signals."""
+    """OpenCV's threads in a loader process only fight over the cores; and the parent handles signals.
+
+    A service manager or a terminal signals the whole process group: a worker that died of it would take the
+    trainer along before it has saved.
+    """
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

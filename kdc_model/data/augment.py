@@ -1,4 +1,4 @@
-"""Augmentation: one affine map moves image, keypoints, boxes and masks together; colour changes only the image.
+"""Augmentation: one affine map moves image, keypoints, boxes and masks together; colour only changes it.
 
 Coordinates follow `kdc_core.geometry` (pixel centres at integers).
 """
@@ -18,7 +18,8 @@ from kdc_model.data.coco import ImageRecord, Person
 
 @dataclass(frozen=True)
 class Warp:
-    """Source pixels -> network pixels: xy' = matrix[:, :2] @ xy + matrix[:, 2]; `flipped` swaps left and right joints.
+    """Source pixels -> network pixels: xy' = matrix[:, :2] @ xy + matrix[:, 2]; `flipped` swaps left and
+    right joints.
 
     matrix:   float64 (2, 3).
     input_hw: (height, width) of the network input.
@@ -40,7 +41,10 @@ class Warp:
         if scale < 0.6:
             # Warping samples points: shrink by area first, or fine detail turns into noise.
             factor = scale / 0.9
-            small = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+            # Given the size and not the factor: else OpenCV resizes by the factor before its rounding to
+            # whole pixels, and the far border comes out up to half a pixel from where the keypoints go.
+            size = [max(1, round(side * factor)) for side in (image.shape[1], image.shape[0])]
+            small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
             fy, fx = small.shape[0] / image.shape[0], small.shape[1] / image.shape[1]
             # x_small = (x + 0.5) f - 0.5, so x = (x_small + 0.5) / f - 0.5.
             matrix = matrix.copy()
@@ -55,10 +59,11 @@ class Warp:
     def mask(self, mask: np.ndarray) -> np.ndarray:
         """Move a mask, uint8 0/1 (H, W) -> bool (H', W')."""
         height, width = self.input_hw
-        return cv2.warpAffine(mask * np.uint8(255), self.matrix, (width, height), flags=cv2.INTER_LINEAR) > 127
+        full = mask * np.uint8(255)
+        return cv2.warpAffine(full, self.matrix, (width, height), flags=cv2.INTER_LINEAR) > 127
 
     def keypoints(self, keypoints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Move keypoints (K, 3) -> xy float32 (K, 2), labelled bool (K,); those that leave the input are unlabelled."""
+        """Move keypoints (K, 3) -> xy float32 (K, 2), labelled bool (K,), which ends beyond the input."""
         xy = self.points(keypoints[:, :2])
         labelled = keypoints[:, 2] > 0
         if self.flipped:
@@ -84,8 +89,13 @@ class WarpRange:
     flip: float
 
 
-def random_warp(record: ImageRecord, input_hw: tuple[int, int], ranges: WarpRange, rng: np.random.Generator) -> Warp:
-    """Draw a warp. The window falls around a random person in three of four draws, anywhere else in the rest."""
+def random_warp(
+    record: ImageRecord, input_hw: tuple[int, int], ranges: WarpRange, rng: np.random.Generator
+) -> Warp:
+    """Draw a warp.
+
+    The window falls around a random person in three of four draws, anywhere else in the rest.
+    """
     low, high = np.log(ranges.scale)
     scale = ranges.long_side / max(record.height, record.width) * np.exp(rng.uniform(low, high))
     angle = np.deg2rad(rng.uniform(-ranges.rotation_deg, ranges.rotation_deg))
@@ -126,13 +136,13 @@ def ground_truth(record: ImageRecord, warp: Warp) -> GroundTruth:
     for person in record.persons:
         mask = _warped_mask(person, record, warp)
         region = mask if mask is not None else _warped_box(person, warp)
-        if not region.any():
-            continue
         if person.ignore:
             keypoint_ignore |= region
             mask_ignore |= region
             continue
         xy, known = warp.keypoints(person.keypoints)
+        if not region.any() and not known.any():
+            continue
         if not person.has_keypoints:
             keypoint_ignore |= region
         if mask is None:
@@ -141,9 +151,9 @@ def ground_truth(record: ImageRecord, warp: Warp) -> GroundTruth:
         labelled.append(known)
         masks.append(mask)
     # Where masks overlap, the smaller person is the one in front more often than not.
-    order = sorted((n for n, m in enumerate(masks) if m is not None), key=lambda n: -int(masks[n].sum()))
-    for n in order:
-        instance[masks[n]] = n + 1
+    known_masks = [(n, mask) for n, mask in enumerate(masks) if mask is not None]
+    for n, mask in sorted(known_masks, key=lambda numbered: -int(numbered[1].sum())):
+        instance[mask] = n + 1
     mask_ignore &= instance == 0
     return GroundTruth(
         keypoints_xy=np.array(keypoints, np.float32).reshape(-1, NUM_KEYPOINTS, 2),
@@ -163,8 +173,8 @@ def _warped_mask(person: Person, record: ImageRecord, warp: Warp) -> np.ndarray 
         return warp.mask(shape)
     height, width = warp.input_hw
     out = np.zeros((height, width), np.uint8)
-    # fillPoly's pixels are centred on integers, COCO's polygons have pixel edges there. It also paints every pixel
-    # its outline touches, half a pixel too far out; drawing at four times the size keeps that to an eighth.
+    # fillPoly's pixels are centred on integers, COCO's polygons have pixel edges there. It also paints every
+    # pixel its outline touches, half a pixel too far out; at four times the size that is an eighth.
     fine = 4
     polygons = [(warp.points(p - 0.5) + 0.5) * fine - 0.5 for p in shape]
     if not polygons:
@@ -176,7 +186,8 @@ def _warped_mask(person: Person, record: ImageRecord, warp: Warp) -> np.ndarray 
         return out.astype(bool)
     canvas = np.zeros(((bottom - top) * fine, (right - left) * fine), np.uint8)
     corner = np.array([left, top]) * fine
-    cv2.fillPoly(canvas, [np.round(p - corner).astype(np.int32) for p in polygons], 255)
+    for polygon in polygons:  # one at a time: together, OpenCV leaves a hole where two overlap
+        cv2.fillPoly(canvas, [np.round(polygon - corner).astype(np.int32)], 255)
     out[top:bottom, left:right] = (
         cv2.resize(canvas, (right - left, bottom - top), interpolation=cv2.INTER_AREA) > 127
     )
@@ -192,7 +203,7 @@ def _warped_box(person: Person, warp: Warp) -> np.ndarray:
 
 
 def random_colour(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Brightness, contrast and saturation changed by up to `strength`, hue a little; sometimes grey. uint8 RGB."""
+    """uint8 RGB: brightness, contrast, saturation changed by up to `strength`, hue a little; rarely grey."""
     if strength <= 0:
         return image
     pixels = image.astype(np.float32)

@@ -39,7 +39,7 @@ class Person:
         return bool((self.keypoints[:, 2] > 0).any())
 
     def polygons_or_mask(self, height: int, width: int) -> list[np.ndarray] | np.ndarray | None:
-        """Polygons, each float64 (P, 2) with pixel EDGES at integers (COCO's rule), or a mask uint8 (H, W)."""
+        """Polygons float64 (P, 2) with pixel EDGES at integers (COCO's rule), or a mask uint8 (H, W)."""
         if self.segmentation is None:
             return None
         if isinstance(self.segmentation, list):
@@ -68,26 +68,43 @@ class ImageRecord:
 
 
 def load_records(annotations: Path, images: Path) -> list[ImageRecord]:
-    """Read a COCO keypoint / instance file. Raises AnnotationError, or FileNotFoundError for a missing file."""
+    """Read a COCO keypoint / instance file.
+
+    Raises AnnotationError, or FileNotFoundError for a missing file.
+    """
     data = _read_json(annotations)
+    sizes: dict[int, tuple[Any, Any]] = {}
+    for image in data["images"]:
+        if isinstance(image, dict) and isinstance(image.get("id"), int):  # others are reported below
+            sizes[image["id"]] = (image.get("height"), image.get("width"))
     by_image: dict[int, list[Person]] = {}
     for annotation in data["annotations"]:
-        if annotation.get("category_id", PERSON_CATEGORY) == PERSON_CATEGORY:
-            by_image.setdefault(annotation.get("image_id"), []).append(_person(annotations, annotation))
+        if not isinstance(annotation, dict):
+            raise AnnotationError(f"{annotations}: annotation {annotation!r:.80} must be a mapping")
+        if annotation.get("category_id", PERSON_CATEGORY) != PERSON_CATEGORY:
+            continue
+        image_id = annotation.get("image_id")
+        if not isinstance(image_id, int) or image_id not in sizes:
+            raise AnnotationError(
+                f"{annotations}: annotation {annotation.get('id')}: image_id must be an image's id, "
+                f"got {image_id!r}"
+            )
+        by_image.setdefault(image_id, []).append(_person(annotations, annotation, sizes[image_id]))
     records = []
     for image in data["images"]:
         try:
-            records.append(
-                ImageRecord(
-                    image_id=int(image["id"]),
-                    path=images / image["file_name"],
-                    height=int(image["height"]),
-                    width=int(image["width"]),
-                    masks_complete=bool(image.get("masks_complete", True)),
-                    persons=tuple(by_image.get(image["id"], ())),
-                    crowd_prob=float(image.get("crowd_prob", 0.0)),
-                )
+            record = ImageRecord(
+                image_id=int(image["id"]),
+                path=images / image["file_name"],
+                height=int(image["height"]),
+                width=int(image["width"]),
+                masks_complete=bool(image.get("masks_complete", True)),
+                persons=tuple(by_image.get(image["id"], ())),
+                crowd_prob=float(image.get("crowd_prob", 0.0)),
             )
+            if min(record.height, record.width) < 1:
+                raise ValueError("a picture has at least one pixel")
+            records.append(record)
         except (KeyError, TypeError, ValueError) as error:
             raise AnnotationError(
                 f"{annotations}: image record {image!r:.120} needs id, file_name, height and width: {error!r}"
@@ -97,7 +114,9 @@ def load_records(annotations: Path, images: Path) -> list[ImageRecord]:
     return records
 
 
-def add_pseudo_masks(records: list[ImageRecord], annotations: Path, masks: Path, min_quality: float) -> list[ImageRecord]:
+def add_pseudo_masks(
+    records: list[ImageRecord], annotations: Path, masks: Path, min_quality: float
+) -> list[ImageRecord]:
     """Give persons without a mask the machine-made one, where its estimated IoU reaches `min_quality`."""
     made = _read_json(masks, keys=("masks",))["masks"]
     data = _read_json(annotations)
@@ -110,8 +129,13 @@ def add_pseudo_masks(records: list[ImageRecord], annotations: Path, masks: Path,
         persons = []
         for person, annotation_id in zip(record.persons, ids.get(record.image_id, ())):
             entry = made.get(str(annotation_id))
+            if entry is not None and not (
+                isinstance(entry, dict) and {"quality", "size", "counts"} <= set(entry)
+            ):
+                raise AnnotationError(f"{masks}: mask {annotation_id} needs quality, size and counts")
             if person.segmentation is None and entry and entry["quality"] >= min_quality:
-                rle = {"size": entry["size"], "counts": entry["counts"].encode()}
+                where = f"{masks}: mask {annotation_id}"
+                rle = _segmentation(where, entry, (record.height, record.width))
                 person = replace(person, segmentation=rle)
             persons.append(person)
         out.append(replace(record, persons=tuple(persons)))
@@ -127,25 +151,66 @@ def _read_json(path: Path, keys: tuple[str, ...] = ("images", "annotations")) ->
         raise AnnotationError(f"{path} is not JSON: {error}") from error
     if not isinstance(data, dict) or any(k not in data for k in keys):
         raise AnnotationError(f"{path} is not a COCO annotation file: expected the keys {', '.join(keys)}")
+    for key in ("images", "annotations"):
+        if key in keys and not isinstance(data[key], list):
+            raise AnnotationError(
+                f"{path}: '{key}' must be a list of records, got {type(data[key]).__name__}"
+            )
     return data
 
 
-def _person(path: Path, annotation: dict[str, Any]) -> Person:
+def _person(path: Path, annotation: dict[str, Any], image_hw: tuple[int, int]) -> Person:
     where = f"{path}: annotation {annotation.get('id', '(without id)')}"
-    box = annotation.get("bbox")
-    if not isinstance(box, list) or len(box) != 4:
-        raise AnnotationError(f"{where}: bbox must be [x, y, width, height], got {box!r}")
-    flat = annotation.get("keypoints", [0] * (3 * NUM_KEYPOINTS))
-    if len(flat) != 3 * NUM_KEYPOINTS:
-        raise AnnotationError(f"{where}: keypoints must be {3 * NUM_KEYPOINTS} numbers, got {len(flat)}")
+    box = _numbers(annotation.get("bbox"), 4)
+    if box is None or min(box[2:]) < 0:
+        raise AnnotationError(
+            f"{where}: bbox must be [x, y, width, height], got {annotation.get('bbox')!r:.80}"
+        )
+    flat = _numbers(annotation.get("keypoints", [0] * (3 * NUM_KEYPOINTS)), 3 * NUM_KEYPOINTS)
+    if flat is None or not np.isin(flat[2::3], (0, 1, 2)).all():
+        raise AnnotationError(
+            f"{where}: keypoints must be {3 * NUM_KEYPOINTS} numbers x, y, v with v 0, 1 or 2, "
+            f"got {annotation['keypoints']!r:.80}"
+        )
     segmentation = annotation.get("segmentation") or None
-    if isinstance(segmentation, dict) and not {"size", "counts"} <= set(segmentation):
-        raise AnnotationError(f"{where}: an RLE segmentation needs size and counts")
     if not annotation.get("has_mask", True):
         segmentation = None
-    keypoints = np.asarray(flat, np.float32).reshape(NUM_KEYPOINTS, 3)
+    if segmentation is not None:
+        segmentation = _segmentation(where, segmentation, image_hw)
+    keypoints = flat.reshape(NUM_KEYPOINTS, 3).astype(np.float32)
     nothing_known = segmentation is None and not (keypoints[:, 2] > 0).any()
     ignore = bool(annotation.get("iscrowd")) or bool(annotation.get("ignore")) or nothing_known
-    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
-        segmentation = {**segmentation, "counts": segmentation["counts"].encode()}
-    return Person(keypoints, tuple(map(float, box)), segmentation, ignore)  # type: ignore[arg-type]
+    return Person(keypoints, tuple(box.tolist()), segmentation, ignore)
+
+
+def _segmentation(where: str, value: Any, image_hw: tuple[int, int]) -> list[list[float]] | dict[str, Any]:
+    """Checked polygons, or an RLE whose counts are bytes or a list."""
+    if isinstance(value, list):
+        if any(_numbers(polygon) is None or len(polygon) % 2 for polygon in value):
+            raise AnnotationError(
+                f"{where}: segmentation must be polygons [x, y, x, y, ...], got {value!r:.80}"
+            )
+        return value
+    if not isinstance(value, dict) or not {"size", "counts"} <= set(value):
+        raise AnnotationError(f"{where}: an RLE segmentation needs size and counts, got {value!r:.80}")
+    size, counts = value["size"], value["counts"]
+    if size != list(image_hw):
+        raise AnnotationError(
+            f"{where}: the segmentation's size {size!r} is not the image's, {list(image_hw)}"
+        )
+    if not isinstance(counts, (str, list)):
+        raise AnnotationError(
+            f"{where}: the segmentation's counts must be text or a list, got {counts!r:.80}"
+        )
+    return {"size": size, "counts": counts.encode() if isinstance(counts, str) else counts}
+
+
+def _numbers(value: Any, count: int | None = None) -> np.ndarray | None:
+    """A list of (so many) finite numbers as float64; None when it is not one."""
+    if not isinstance(value, list) or (count is not None and len(value) != count):
+        return None
+    try:
+        numbers = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        return None
+    return numbers if numbers.ndim == 1 and np.isfinite(numbers).all() else None

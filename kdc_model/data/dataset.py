@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from kdc_core.encode import Targets, encode
+from kdc_core.images import read_rgb
 from kdc_model.data.augment import WarpRange, ground_truth, plain_warp, random_colour, random_warp
-from kdc_model.data.coco import ImageRecord
+from kdc_model.data.coco import AnnotationError, ImageRecord
 
 Sample = tuple[np.ndarray, Targets]
 
 
 def read_image(record: ImageRecord) -> np.ndarray:
-    """The picture, uint8 RGB (H, W, 3). Raises ValueError when it cannot be read or has another size than recorded."""
-    image = cv2.imread(str(record.path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError(f"cannot read the picture {record.path}")
+    """The picture as its annotations see it, uint8 RGB (H, W, 3).
+
+    Raises FileNotFoundError, UnreadableImageError, or AnnotationError when it has another size than recorded.
+    """
+    image = read_rgb(record.path, upright=False)
     if image.shape[:2] != (record.height, record.width):
-        raise ValueError(
-            f"{record.path} is {image.shape[1]} x {image.shape[0]}, its record says {record.width} x {record.height}"
+        raise AnnotationError(
+            f"{record.path} is {image.shape[1]} x {image.shape[0]}, "
+            f"its record says {record.width} x {record.height}"
         )
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image
 
 
 class PeopleDataset(Dataset[Sample]):
-    """Samples for training (with `ranges`) or as they are (without). A sample depends on seed, epoch and index only."""
+    """Samples for training (with `ranges`) or as they are (without).
+
+    A sample depends on seed, epoch and index only.
+    """
 
     def __init__(
         self,
@@ -64,6 +70,38 @@ class PeopleDataset(Dataset[Sample]):
         return warp.image(image), encode(ground_truth(record, warp), self.stride, self.radius_px)
 
 
+class StepSampler(Sampler[tuple[int, int]]):
+    """Shuffled (epoch, index) pairs that can start at any sample, so that a resumed run goes on exactly."""
+
+    def __init__(self, length: int, seed: int, start: int, count: int) -> None:
+        self.length, self.seed, self.start, self.count = length, seed, start, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch, order = -1, np.empty(0, np.int64)
+        for position in range(self.start, self.start + self.count):
+            if position // self.length != epoch:
+                epoch = position // self.length
+                order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
+            yield epoch, int(order[position % self.length])
+
+
+class EpochDataset(Dataset[Sample]):
+    """A PeopleDataset addressed by (epoch, index): augmentation depends on both, whoever loads the sample."""
+
+    def __init__(self, dataset: PeopleDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        self.dataset.epoch = key[0]
+        return self.dataset[key[1]]
+
+
 @dataclass
 class Batch:
     """B samples. Sparse targets carry the sample's number in front of their index.
@@ -90,8 +128,10 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        move = {
-            name: [v.to(device) for v in value] if isinstance(value, list) else value.to(device, non_blocking=True)
+        move: dict[str, Any] = {
+            name: [v.to(device) for v in value]
+            if isinstance(value, list)
+            else value.to(device, non_blocking=True)
             for name, value in vars(self).items()
         }
         return Batch(**move)

@@ -15,7 +15,7 @@ def make_trunk(name: str, output_stride: int) -> Trunk:
     """Build a trunk by name. Raises ValueError for an unknown name or an output stride it does not have."""
     if name in ("mobilenet_v1_075", "mobilenet_v1_100"):
         if output_stride != 16:
-            raise ValueError(f"{name} runs at output stride 16, not {output_stride}")
+            raise ValueError(f"{name} runs at output_stride 16, not {output_stride}")
         return MobileNetV1(0.75 if name.endswith("075") else 1.0)
     if name == "mobilenet_v2":
         return MobileNetV2(output_stride)

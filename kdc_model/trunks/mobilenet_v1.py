@@ -27,9 +27,9 @@ _BLOCKS = (
 class _Downsample(nn.Conv2d):
     """A stride-2 3x3 convolution that pads either both sides by one, or only right and below.
 
-    Padding both sides puts output cell i on input cell 2i, padding right and below on 2i + 1. Taking turns keeps the
-    grid of every level within 0.2 cells of the half-pixel rule of `kdc_core.geometry`, so that trained offsets stay
-    true and levels line up, at no cost.
+    Padding both sides puts output cell i on input cell 2i, padding right and below on 2i + 1. Taking turns
+    keeps the grid of every level within 0.2 cells of the half-pixel rule of `kdc_core.geometry`, so that
+    trained offsets stay true and levels line up, at no cost.
     """
 
     def __init__(self, channels_in: int, channels_out: int, groups: int, pad_after: bool) -> None:
@@ -45,7 +45,9 @@ class _Downsample(nn.Conv2d):
 class _Block(nn.Module):
     """Depthwise 3x3 and pointwise 1x1 convolution, ReLU6 after each."""
 
-    def __init__(self, channels_in: int, channels_out: int, stride: int, dilation: int, pad_after: bool) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, stride: int, dilation: int, pad_after: bool
+    ) -> None:
         super().__init__()
         self.dw: nn.Conv2d
         if stride == 2:
@@ -63,8 +65,8 @@ class _Block(nn.Module):
 class MobileNetV1(nn.Module):
     """MobileNetV1 at output stride 16 (width 0.75 or 1.00). Returns features at strides 4, 8 and 16.
 
-    Width 1.00 has dilation 2 in block 13, as BodyPix's weights need at this stride. There is no batch norm: the
-    published weights have it folded, so the trunk is meant to be fine-tuned rather than trained from scratch.
+    Width 1.00 has dilation 2 in block 13, as BodyPix's weights need at this stride. There is no batch norm:
+    the published weights have it folded, so the trunk is made for fine-tuning and not to start from scratch.
     """
 
     strides = (4, 8, 16)
@@ -109,7 +111,9 @@ def load_published(trunk: MobileNetV1, weights: dict[str, Tensor]) -> None:
         if name not in weights:
             raise ValueError(f"the weights have no '{name}'")
         if weights[name].shape != value.shape:
-            raise ValueError(f"'{name}' is {tuple(weights[name].shape)}, the trunk needs {tuple(value.shape)}")
+            raise ValueError(
+                f"'{name}' is {tuple(weights[name].shape)}, the trunk needs {tuple(value.shape)}"
+            )
     with torch.no_grad():
         for name, value in state.items():
             value.copy_(weights[name])

@@ -7,10 +7,20 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 # Expansion, output channels, repeats, stride of the first.
-_SETTINGS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+_SETTINGS = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 
 
-def _conv_bn_relu(channels_in: int, channels_out: int, kernel: int, stride: int, dilation: int, groups: int) -> nn.Sequential:
+def _conv_bn_relu(
+    channels_in: int, channels_out: int, kernel: int, stride: int, dilation: int, groups: int
+) -> nn.Sequential:
     padding = (kernel - 1) // 2 * dilation
     conv = nn.Conv2d(
         channels_in, channels_out, kernel, stride, padding, dilation=dilation, groups=groups, bias=False
@@ -19,7 +29,9 @@ def _conv_bn_relu(channels_in: int, channels_out: int, kernel: int, stride: int,
 
 
 class _InvertedResidual(nn.Module):
-    def __init__(self, channels_in: int, channels_out: int, expansion: int, stride: int, dilation: int) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, expansion: int, stride: int, dilation: int
+    ) -> None:
         super().__init__()
         hidden = channels_in * expansion
         layers: list[nn.Module] = []
@@ -43,7 +55,7 @@ class MobileNetV2(nn.Module):
     def __init__(self, output_stride: int = 32) -> None:
         super().__init__()
         if output_stride not in (16, 32):
-            raise ValueError(f"mobilenet_v2 runs at output stride 16 or 32, not {output_stride}")
+            raise ValueError(f"mobilenet_v2 runs at output_stride 16 or 32, not {output_stride}")
         layers: list[nn.Module] = [_conv_bn_relu(3, 32, 3, 2, 1, 1)]
         channels, reached, dilation = 32, 2, 1
         last: OrderedDict[int, tuple[int, int]] = OrderedDict()

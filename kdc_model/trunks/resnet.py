@@ -41,7 +41,7 @@ class ResNet(nn.Module):
     def __init__(self, name: str, output_stride: int = 32) -> None:
         super().__init__()
         if output_stride not in (8, 16, 32):
-            raise ValueError(f"{name} runs at output stride 8, 16 or 32, not {output_stride}")
+            raise ValueError(f"{name} runs at output_stride 8, 16 or 32, not {output_stride}")
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         channels, reached, dilation = 64, 4, 1

@@ -1,0 +1,69 @@
+"""Arguments that several commands share, and the pipeline that they describe."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kdc_core.pipeline import Pipeline, PipelineOptions
+
+
+def fraction(text: str) -> float:
+    """A number within 0..1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, got '{text}'")
+    return value
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got '{text}'")
+    return int(text)
+
+
+def load_pipeline(args: argparse.Namespace, options: PipelineOptions) -> Pipeline:
+    """The pipeline of `--model`, `--long-side` and `--threads`. Raises ModelLoadError, CommandError."""
+    from kdc_cli.errors import CommandError
+    from kdc_core.model_path import default_model_path
+    from kdc_core.pipeline import Pipeline
+
+    try:
+        return Pipeline.load(
+            args.model or default_model_path(),
+            options=options,
+            threads=args.threads,
+            long_side=args.long_side,
+        )
+    except ValueError as error:  # a long side that this model cannot have
+        raise CommandError(str(error)) from error
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--model`, `--long-side` and `--threads`."""
+    parser.add_argument(
+        "--model",
+        type=Path,
+        metavar="FILE.onnx",
+        help="the network (default: the environment variable KDC_MODEL, else the one that comes with kdc)",
+    )
+    parser.add_argument(
+        "--long-side",
+        type=positive,
+        metavar="PX",
+        help="scale pictures to so many pixels on their longer side (default: the model's own; less is "
+        "faster, more finds smaller people)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=positive,
+        default=0,
+        metavar="N",
+        help="CPU threads to use (default: the runtime's choice)",
+    )

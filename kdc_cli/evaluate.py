@@ -1,0 +1,65 @@
+"""`kdc evaluate`: a network against annotated pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from kdc_cli.arguments import add_model_arguments, fraction, load_pipeline, positive
+
+_DESCRIPTION = """\
+Score a network on COCO-format annotations: COCO's keypoint AP and person mask AP, and the IoU of all person
+pixels. Needs pycocotools (pip install -e '.[train]'), but no PyTorch."""
+
+_EPILOG = """\
+example:
+  kdc evaluate --model model.onnx --images val/images --annotations val/annotations.json --out scores.json
+
+A score means little without the data it was trained and measured on.
+"""
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Declare the command."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "evaluate", help="score a network on annotated pictures", description=_DESCRIPTION, epilog=_EPILOG
+    )
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--images", required=True, type=Path, metavar="DIR", help="the folder of the pictures"
+    )
+    parser.add_argument(
+        "--annotations", required=True, type=Path, metavar="FILE.json", help="COCO person keypoints and masks"
+    )
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="FILE.json", help="where to write the metrics"
+    )
+    parser.add_argument(
+        "--limit", type=positive, metavar="N", help="the first N pictures only, for a quick look"
+    )
+    parser.add_argument(
+        "--score-threshold",
+        type=fraction,
+        default=0.01,
+        metavar="0..1",
+        help="least score of a person (default: %(default)s; AP wants nearly everybody)",
+    )
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate. Raises ModelLoadError, AnnotationError, FileNotFoundError, UnreadableImageError."""
+    from kdc_core.pipeline import PipelineOptions
+    from kdc_model.evaluate import evaluate, format_table, load_truth
+
+    truth = load_truth(args.annotations, args.images, args.limit)
+    pipeline = load_pipeline(args, PipelineOptions(person_threshold=args.score_threshold))
+    try:
+        metrics = evaluate(pipeline, truth, progress=True)
+    finally:
+        pipeline.close()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(metrics, indent=2) + "\n")
+    print(format_table(metrics))

@@ -1,0 +1,91 @@
+"""`kdc train`: a configuration and pictures in, a checkpoint out."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdc_cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from kdc_model.config import TrainConfig
+
+_DESCRIPTION = """\
+Train a network on COCO-format pictures. OUT receives last.pt (the checkpoint, renewed every few minutes) and
+log.csv (the losses). Ctrl-C saves and leaves; --resume goes on from there. Needs PyTorch: pip install -e
+'.[train]'"""
+
+_EPILOG = """\
+example:
+  kdc train --config configs/mobile_photos.yaml --out runs/first
+  kdc train --config configs/mobile_photos.yaml --out runs/first --resume
+  kdc train --config configs/mobile_photos.yaml --out runs/wide --set channels=96 --set "scale_range=[0.5, 2]"
+
+then:
+  kdc export --checkpoint runs/first/last.pt --out model.onnx
+"""
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Declare the command."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "train", help="train a network on COCO-format pictures", description=_DESCRIPTION, epilog=_EPILOG
+    )
+    parser.add_argument(
+        "--config", required=True, type=Path, metavar="FILE.yaml", help="the run's data, network and schedule"
+    )
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="the run's folder; made if missing"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the last.pt in the run's folder")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="replace a value of the configuration, written as in YAML; may be repeated",
+    )
+    parser.add_argument(
+        "--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)"
+    )
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train. Raises ConfigError, AnnotationError, FileNotFoundError, FileExistsError, NonFiniteLoss."""
+    config = load_config(args.config, args.overrides)
+    from kdc_model.train import Trainer
+
+    checkpoint = Trainer(config, args.out, args.resume, args.device).run()
+    print(
+        f"the checkpoint is {checkpoint}; use it with: kdc export --checkpoint {checkpoint} --out model.onnx"
+    )
+    return 0
+
+
+def load_config(path: Path, overrides: list[str]) -> TrainConfig:
+    """A configuration file with KEY=VALUE replacements (relative paths in these: from the current folder).
+
+    Raises ConfigError, FileNotFoundError, CommandError.
+    """
+    import yaml
+
+    if not path.is_file():
+        raise FileNotFoundError(f"no configuration file at {path}")
+    from kdc_model.config import TrainConfig
+
+    config = TrainConfig.load(path)
+    if not overrides:
+        return config
+    data = config.to_dict()
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise CommandError(f"--set takes KEY=VALUE, got '{override}'")
+        try:
+            data[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise CommandError(f"--set {override}: the value is not YAML: {error}") from error
+    return TrainConfig.from_dict(data)

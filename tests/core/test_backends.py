@@ -1,0 +1,90 @@
+"""Model files that cannot be used say so; outputs that break the spec are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdc_core.backends.base import InferenceError, ModelLoadError, checked_outputs, load_backend
+from kdc_core.spec import METADATA_KEY, ModelSpec
+
+onnx = pytest.importorskip("onnx")
+
+
+def write_identity(path: Path, metadata: dict[str, str], outputs: tuple[str, ...] = ("out",)) -> Path:
+    """A valid ONNX file whose outputs repeat its input."""
+    kind = onnx.TensorProto.UINT8
+    image = onnx.helper.make_tensor_value_info("image", kind, ["h", "w", 3])
+    nodes = [onnx.helper.make_node("Identity", ["image"], [name]) for name in outputs]
+    infos = [onnx.helper.make_tensor_value_info(name, kind, ["h", "w", 3]) for name in outputs]
+    graph = onnx.helper.make_graph(nodes, "identity", [image], infos)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    onnx.helper.set_model_props(model, metadata)
+    onnx.save(model, str(path))
+    return path
+
+
+def test_missing_file_is_named_with_a_way_out(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match=r"nowhere\.onnx.*kdc export"):
+        load_backend(tmp_path / "nowhere.onnx")
+
+
+def test_unknown_backend(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'abacus'.*onnxruntime"):
+        load_backend(tmp_path / "any.onnx", "abacus")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x07\x12" + b"\xff" * 200])
+def test_corrupt_file(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "corrupt.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelLoadError, match=r"corrupt\.onnx"):
+        load_backend(path)
+
+
+def test_model_without_spec(tmp_path: Path) -> None:
+    path = write_identity(tmp_path / "plain.onnx", {})
+    with pytest.raises(ModelLoadError, match="no KDC model spec"):
+        load_backend(path)
+
+
+def test_model_with_another_spec_format(tmp_path: Path) -> None:
+    text = ModelSpec(input_hw=(64, 64)).to_json().replace('"format_version": 1', '"format_version": 99')
+    with pytest.raises(ModelLoadError, match="format 99"):
+        load_backend(write_identity(tmp_path / "future.onnx", {METADATA_KEY: text}))
+
+
+def test_model_whose_outputs_are_not_its_specs(tmp_path: Path) -> None:
+    path = write_identity(tmp_path / "other.onnx", {METADATA_KEY: ModelSpec(input_hw=(64, 64)).to_json()})
+    with pytest.raises(ModelLoadError, match="other inputs or outputs"):
+        load_backend(path)
+
+
+def outputs(height: int = 8, width: int = 10) -> dict[str, np.ndarray]:
+    return {
+        "candidates": np.zeros((17, 5, 3), np.float32),
+        "far_ends": np.zeros((32, 5, 3), np.float32),
+        "person": np.zeros((height, width), np.float32),
+        "embedding": np.zeros((2, height, width), np.float32),
+        "sigma": np.ones((height, width), np.float32),
+    }
+
+
+def test_outputs_as_promised() -> None:
+    result = checked_outputs(outputs(), ModelSpec(input_hw=(32, 40)), (32, 40))
+    assert result.candidates.points.shape == (17, 5, 3)
+    assert result.masks.stride == 4
+
+
+def test_output_of_another_shape() -> None:
+    with pytest.raises(InferenceError, match=r"'person' has shape \(8, 10\).*\(8, 12\)"):
+        checked_outputs(outputs(), ModelSpec(input_hw=(32, 48)), (32, 48))
+
+
+def test_nan_in_an_output() -> None:
+    arrays = outputs()
+    arrays["sigma"][3, 3] = np.nan
+    with pytest.raises(InferenceError, match="'sigma' has NaN"):
+        checked_outputs(arrays, ModelSpec(input_hw=(32, 40)), (32, 40))

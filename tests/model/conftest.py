@@ -1,0 +1,27 @@
+"""Shared by the tests of kdc_model: made pictures; one thread for torch, as the networks here are tiny."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdc_model.data.scenes import write_dataset
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def made_folder(tmp_path_factory) -> Path:
+    """Seven made pictures of 96 x 128 pixels (more than one step of two, and an odd number)."""
+    folder = tmp_path_factory.mktemp("made")
+    write_dataset(folder, 7, 96, 128, people=(0, 3), seed=3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def backbones(shared_data) -> Path:
+    """Published trunks beside the checkout; the test is skipped where there are none."""
+    folder = shared_data / "backbones"
+    if not folder.is_dir():
+        pytest.skip(f"no pretrained trunks at {folder}")
+    return folder

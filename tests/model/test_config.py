@@ -1,0 +1,149 @@
+"""The training configuration: what it accepts, and that it names what is wrong."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kdc_model.config import ConfigError, TrainConfig
+from kdc_model.network import NetworkConfig
+
+MINIMAL = {"train_annotations": ["a.json"], "train_images": ["images"]}
+
+
+def write(folder: Path, **values) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump({**MINIMAL, **values}))
+    return path
+
+
+def test_yaml_round_trip(tmp_path):
+    config = TrainConfig.from_dict(
+        {
+            **MINIMAL,
+            "pseudo_masks": [""],
+            "scale_range": [1, 2],
+            "learning_rate": 0.5,
+            "trunk": "resnet50",
+            "output_stride": 8,
+            "stride": 8,
+            "separable": False,
+            "mask_mode": "bank",
+            "epochs": 3,
+        },
+        Path("/data"),
+    )
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config.to_dict()))
+    assert TrainConfig.load(path) == config
+    assert TrainConfig.from_dict(config.to_dict()) == config  # as a checkpoint's
+    assert isinstance(config.epochs, float) and config.scale_range == (1.0, 2.0)
+
+
+def test_relative_paths_are_relative_to_the_file(tmp_path):
+    config = TrainConfig.load(
+        write(tmp_path, pretrained="w/x.npz", val_images="/abs/val", pseudo_masks=[""], val_annotations="")
+    )
+    assert config.train_annotations == (str(tmp_path / "a.json"),)
+    assert config.pretrained == str(tmp_path / "w/x.npz")
+    assert config.val_images == "/abs/val"
+    # No file stays no file.
+    assert config.pseudo_masks == ("",) and config.val_annotations == ""
+
+
+def test_shipped_configurations_are_valid(repository):
+    files = sorted((repository / "configs").glob("*.yaml"))
+    assert files
+    for path in files:
+        TrainConfig.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        # unknown
+        ({"learning_rat": 0.1}, "learning_rat"),
+        # of a wrong type
+        ({"batch_size": "8"}, "batch_size"),
+        ({"batch_size": 8.5}, "batch_size"),
+        ({"batch_size": True}, "batch_size"),
+        ({"batch_size": None}, "batch_size"),
+        ({"learning_rate": "fast"}, "learning_rate"),
+        ({"separable": 1}, "separable"),
+        ({"trunk": 50}, "trunk"),
+        ({"train_images": "images"}, "train_images"),
+        ({"train_images": [3]}, "train_images"),
+        ({"scale_range": ["a", 1]}, "scale_range"),
+        ({"scale_range": 1.5}, "scale_range"),
+        # impossible
+        ({"train_images": ["a", "b"]}, "train_images"),
+        ({"train_images": [], "train_annotations": []}, "train_annotations"),
+        ({"pseudo_masks": ["a", "b"]}, "pseudo_masks"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"learning_rate": float("inf")}, "learning_rate"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"epochs": -1}, "epochs"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"clip_norm": 0}, "clip_norm"),
+        ({"checkpoint_minutes": 0}, "checkpoint_minutes"),
+        ({"disk_radius_px": 0}, "disk_radius_px"),
+        ({"weight_decay": -1}, "weight_decay"),
+        ({"loss_person": -1}, "loss_person"),
+        ({"workers": -1}, "workers"),
+        ({"seed": -1}, "seed"),
+        ({"flip": 1.5}, "flip"),
+        ({"ema_decay": 1.01}, "ema_decay"),
+        ({"colour": -0.1}, "colour"),
+        ({"input_size": 100}, "input_size"),
+        ({"input_size": 0}, "input_size"),
+        ({"scale_range": [2, 1]}, "scale_range"),
+        ({"scale_range": [0, 1]}, "scale_range"),
+        ({"scale_range": [1]}, "scale_range"),
+        ({"scale_range": [1, 2, 3]}, "scale_range"),
+        ({"mask_mode": "boxes"}, "mask_mode"),
+        ({"trunk": "vgg"}, "trunk"),
+        ({"stride": 3}, "stride"),
+        ({"output_stride": 8}, "output_stride"),
+        ({"channels": 0}, "channels"),
+        ({"head_units": -1}, "head_units"),
+        ({"freeze_stages": 99}, "freeze_stages"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, change, key):
+    with pytest.raises(ConfigError, match=rf"\b{key}\b") as caught:
+        TrainConfig.load(write(tmp_path, **change))
+    assert str(tmp_path / "config.yaml") in str(caught.value)
+
+
+def test_unknown_key_shows_the_known_ones(tmp_path):
+    with pytest.raises(ConfigError, match=r"unknown keys learning_rat; known: .*learning_rate"):
+        TrainConfig.load(write(tmp_path, learning_rat=0.1))
+
+
+def test_missing_key():
+    with pytest.raises(ConfigError, match="lacks 'train_images'"):
+        TrainConfig.from_dict({"train_annotations": ["a"]})
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "", "a: [", "just text"])
+def test_no_mapping(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=str(path)):
+        TrainConfig.load(path)
+
+
+def test_scientific_notation_without_a_point(tmp_path):
+    # YAML 1.1 reads 1e-3 as text; everybody writes it.
+    path = tmp_path / "config.yaml"
+    path.write_text("train_annotations: [a]\ntrain_images: [b]\nlearning_rate: 1e-3\n")
+    assert TrainConfig.load(path).learning_rate == 1e-3
+
+
+def test_network_and_weights_come_from_the_keys():
+    config = TrainConfig.from_dict({**MINIMAL, "channels": 24, "loss_person": 7.0})
+    assert config.network() == NetworkConfig(channels=24)
+    assert config.loss_weights()["person"] == 7.0
+    # Every choice of the network's is a key.
+    assert {f.name for f in dataclasses.fields(NetworkConfig)} <= set(config.to_dict())

@@ -1,0 +1,94 @@
+"""The exported file computes what the network does, on square and non-square inputs, and carries its spec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+
+from kdc_core.backends.base import load_backend  # noqa: E402
+from kdc_core.decode.candidates import find_candidates  # noqa: E402
+from kdc_core.encode import encode, ideal_fields  # noqa: E402
+from kdc_core.spec import ModelSpec  # noqa: E402
+from kdc_model.candidate_graph import CandidateFinder  # noqa: E402
+from kdc_model.export import ParityError, check_parity, export_onnx, write_onnx  # noqa: E402
+from kdc_model.network import FieldTensors, KDCNet, NetworkConfig  # noqa: E402
+from tests.core.made_people import made_truth  # noqa: E402
+
+
+def lively_network(mask_mode: str = "embedding") -> KDCNet:
+    """Random weights, but with heatmaps that rise above nothing and offsets of a few pixels."""
+    torch.manual_seed(3)
+    network = KDCNet(NetworkConfig(channels=16, head_units=1, mask_mode=mask_mode)).eval()
+    with torch.no_grad():
+        for head in (network.pose, network.seg):
+            head.fine.weight.normal_(std=0.4)
+            head.coarse.weight.normal_(std=0.4)
+        network.pose.coarse.bias[:17] = -1.0
+    return network
+
+
+@pytest.fixture(scope="module", params=["embedding", "bank"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[KDCNet, ModelSpec, Path]:
+    network = lively_network(request.param)
+    spec = ModelSpec(input_hw=(256, 320), disk_radius_px=10.0, mask_mode=request.param, num_candidates=16)
+    path = tmp_path_factory.mktemp("export") / "tiny.onnx"
+    write_onnx(network, spec, path)
+    return network, spec, path
+
+
+def test_parity_on_several_sizes(exported: tuple[KDCNet, ModelSpec, Path]) -> None:
+    network, spec, path = exported
+    check_parity(network, spec, path)
+    assert load_backend(path).spec == spec
+
+
+def test_parity_check_sees_another_network(exported: tuple[KDCNet, ModelSpec, Path]) -> None:
+    network, spec, path = exported
+    with torch.no_grad():
+        network.seg.fine.bias += 0.5
+    try:
+        with pytest.raises(ParityError, match="differs"):
+            check_parity(network, spec, path)
+    finally:
+        with torch.no_grad():
+            network.seg.fine.bias -= 0.5
+
+
+def test_candidate_graph_is_the_reference_decoder() -> None:
+    """On ideal fields of overlapping people, where every candidate matters."""
+    truth = made_truth([(130.0, 20.0, 210.0), (175.0, 50.0, 190.0), (40.0, 60.0, 70.0)], (256, 320))
+    fields = ideal_fields(encode(truth, 4, 12.0), 4)
+    expected = find_candidates(fields, 12.0, 8)
+    logits = np.log(np.clip(fields.heatmap, 1e-6, 1 - 1e-6) / (1 - np.clip(fields.heatmap, 1e-6, 1 - 1e-6)))
+    tensors = FieldTensors(
+        *(torch.from_numpy(np.asarray(a, np.float32))[None] for a in (logits, fields.offset, fields.displacement)),
+        *(torch.zeros(1),) * 3,
+    )
+    points, far_ends = CandidateFinder(4, 12.0, 8)(tensors)
+    clear = expected.points[..., 2] > 0.05
+    assert clear.sum() > 40
+    for kind in range(17):
+        for m in np.nonzero(clear[kind])[0]:
+            # Two peaks may be refined to the same place, each with its own score.
+            off = np.abs(points[kind].numpy() - expected.points[kind, m])
+            assert ((off[:, :2].max(1) < 1e-2) & (off[:, 2] < 1e-4)).any(), (kind, expected.points[kind, m])
+    assert far_ends.shape == expected.far_ends.shape
+
+
+def test_export_from_a_checkpoint(tmp_path: Path) -> None:
+    from kdc_model.config import TrainConfig
+
+    network = lively_network()
+    config = TrainConfig(("a.json",), ("images",), channels=16, head_units=1, long_side=320)
+    state = network.state_dict()
+    torch.save({"config": config.to_dict(), "step": 7, "network": state, "average": state}, tmp_path / "last.pt")
+    spec = export_onnx(tmp_path / "last.pt", tmp_path / "model.onnx", provenance={"note": "made"})
+    loaded = load_backend(tmp_path / "model.onnx").spec
+    assert loaded == spec
+    assert loaded.provenance == {"trunk": "mobilenet_v1_075", "step": 7, "note": "made"}
+    assert not list(tmp_path.glob("*.partial*"))

@@ -1,0 +1,156 @@
+"""The losses of keypoints, displacements and person pixels on small cases made by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import softplus
+
+from kdc_core.skeleton import NUM_KEYPOINTS
+from kdc_model.data.dataset import Batch
+from kdc_model.losses import LossWeights
+from kdc_model.network import MASK_MODES
+from tests.model.loss_cases import (
+    CELLS,
+    EYE,
+    NOBODY,
+    NOSE,
+    ONE,
+    RADIUS,
+    SIDE,
+    TWO,
+    batch_of,
+    fields_of,
+    gradient,
+    losses,
+    truth,
+)
+
+
+def test_every_term_has_a_weight():
+    names = set(vars(LossWeights()))
+    for mode in MASK_MODES:
+        assert set(losses(fields_of(batch_of(ONE), mode), batch_of(ONE), mode)) == names
+
+
+def test_heatmap_is_cross_entropy_over_all_cells():
+    batch = batch_of(ONE)
+    positive, total = len(batch.disk_index), NUM_KEYPOINTS * CELLS**2
+    c = torch.tensor(-1.5)
+    expected = (positive * softplus(-c) + (total - positive) * softplus(c)) / total
+    loss = losses(fields_of(batch, heatmap=-1.5), batch)["heatmap"]
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_heatmap_leaves_ignored_cells_out_but_keeps_disks():
+    region = np.zeros((SIDE, SIDE), bool)
+    region[:, :32] = True  # half of the picture, the keypoints in it
+    batch = batch_of(truth([{NOSE: (20.0, 20.0), EYE: (26.0, 16.0)}], keypoint_ignore=region))
+    fields = fields_of(batch, heatmap=0.7)
+    positive = len(batch.disk_index)
+    outside = (batch.disk_index[:, 3] >= CELLS // 2).sum().item()
+    negative = NUM_KEYPOINTS * CELLS**2 // 2 - outside
+    c = torch.tensor(0.7)
+    expected = (positive * softplus(-c) + negative * softplus(c)) / (positive + negative)
+    loss = losses(fields, batch)["heatmap"]
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    moved = gradient(loss, fields.heatmap)[0] != 0
+    assert moved[:, :, CELLS // 2 :].all()
+    assert moved[:, :, : CELLS // 2].sum() == positive - outside
+
+
+def test_offset_is_l1_over_the_disks_in_radii():
+    batch = batch_of(ONE)
+    fields = fields_of(batch, offset=1.0)
+    loss = losses(fields, batch)["offset"]
+    expected = np.abs(1.0 - batch.disk_offset.numpy()).sum(1).mean() / RADIUS
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    moved = gradient(loss, fields.offset)[0].abs().sum(1) > 0
+    cells = batch.disk_index[:, 1:].tolist()
+    assert sorted(moved.nonzero().tolist()) == sorted(cells)
+
+
+def test_displacement_is_l1_where_both_ends_are_labelled():
+    batch = batch_of(ONE)
+    fields = fields_of(batch)
+    loss = losses(fields, batch)["displacement"]
+    expected = np.abs(batch.edge_offset.numpy()).sum(1).mean() / RADIUS
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    moved = gradient(loss, fields.displacement)[0].abs().sum((1, 2, 3)) > 0
+    assert moved.sum() == 2  # nose to left eye, and back
+
+
+def test_missing_keypoint_adds_no_loss_and_no_gradient():
+    # The same person with and without its eye; the poison in the missing one's place must not come out.
+    both, without = batch_of(ONE), batch_of(truth([{NOSE: (20.0, 20.0)}], [np.s_[8:40, 8:32]]))
+    fields = fields_of(without, "bank", offset=1.0)
+    terms = losses(fields, without, "bank")
+    assert all(math.isfinite(t.item()) for t in terms.values())
+    assert not gradient(terms["offset"], fields.offset)[0, EYE].any()
+    assert terms["displacement"].item() == 0
+    assert not gradient(terms["displacement"], fields.displacement).any()
+    bank = gradient(terms["embedding"], fields.embedding)[0].unflatten(0, (NUM_KEYPOINTS, 2))
+    assert bank[NOSE].any() and not bank[[k for k in range(NUM_KEYPOINTS) if k != NOSE]].any()
+    # Averages are over what is there: the nose's own offsets count as much as alone.
+    nose = both.disk_index[:, 1] == NOSE
+    expected = (1.0 - both.disk_offset[nose]).abs().sum(1).mean() / RADIUS
+    assert terms["offset"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_person_is_cross_entropy_over_certain_cells():
+    uncertain = np.zeros((SIDE, SIDE), bool)
+    uncertain[:, 48:] = True
+    half = [np.s_[8:40, 8:30]]  # its right column of cells is covered by half
+    batch = batch_of(truth([{NOSE: (20.0, 20.0)}], half, mask_ignore=uncertain))
+    fields = fields_of(batch, person=0.4)
+    loss = losses(fields, batch)["person"]
+    cover = batch.person[0, :, :12]
+    assert set(cover.unique().tolist()) == {0.0, 0.5, 1.0}
+    c = torch.tensor(0.4)
+    expected = (cover * softplus(-c) + (1 - cover) * softplus(c)).mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert not gradient(loss, fields.person)[0, :, 12:].any()
+
+
+@pytest.mark.parametrize("mode", MASK_MODES)
+def test_pictures_without_people_train_as_negatives(mode):
+    batch = batch_of(NOBODY, NOBODY)
+    fields = fields_of(batch, mode)
+    terms = losses(fields, batch, mode)
+    # Every cell says "less": none is skipped.
+    assert (gradient(terms["heatmap"], fields.heatmap) > 0).all()
+    assert (gradient(terms["person"], fields.person) > 0).all()
+    assert terms["heatmap"].item() == pytest.approx(math.log(2))
+    assert terms["person"].item() == pytest.approx(math.log(2))
+    for name in ("offset", "displacement", "embedding", "separation", "sigma"):
+        assert terms[name].item() == 0
+        terms[name].backward(retain_graph=True)  # a zero that still depends on the network
+
+
+def test_batch_pools_cells_and_people_and_not_pictures():
+    region = np.zeros((SIDE, SIDE), bool)
+    region[:, 16:] = True
+    small = truth([{NOSE: (8.0, 20.0)}], [np.s_[8:40, 0:16]], keypoint_ignore=region, mask_ignore=region)
+    singles = [batch_of(TWO), batch_of(small)]
+    both = batch_of(TWO, small)
+    for mode in MASK_MODES:
+        values = {"heatmap": 0.3, "offset": 2.0, "displacement": 3.0, "person": -0.4, "log_sigma": 2.2}
+        parts = [losses(fields_of(b, mode, **values), b, mode) for b in singles]
+        together = losses(fields_of(both, mode, **values), both, mode)
+        counts = {
+            "heatmap": [NUM_KEYPOINTS * CELLS**2, NUM_KEYPOINTS * CELLS * 4 + extra_disk_cells(singles[1])],
+            "offset": [len(b.disk_index) for b in singles],
+            "displacement": [len(b.edge_index) for b in singles],
+            "person": [int(b.person_valid.sum()) for b in singles],
+        }
+        for name, value in together.items():
+            weight = np.array(counts.get(name, [2, 1]), float)  # two people in the one, one in the other
+            expected = np.average([p[name].item() for p in parts], weights=weight)
+            assert value.item() == pytest.approx(expected, rel=1e-4, abs=1e-7), (mode, name)
+
+
+def extra_disk_cells(batch: Batch) -> int:
+    """Disk cells inside the ignored region, which count for their own type."""
+    b, _, row, col = batch.disk_index.unbind(1)
+    return int((~batch.heatmap_valid[b, row, col]).sum())

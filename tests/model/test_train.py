@@ -1,0 +1,264 @@
+"""The trainer on made scenes: exact resuming, leaving on a signal, stopping on nonsense, learning."""
+
+import csv
+import dataclasses
+import logging
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kdc_model.config import TrainConfig
+from kdc_model.data.dataset import Batch, PeopleDataset, StepSampler, collate
+from kdc_model.losses import all_losses
+from kdc_model.train import (
+    NonFiniteLoss,
+    Trainer,
+    _schedule,
+    load_checkpoint,
+    network_from_checkpoint,
+    training_records,
+)
+
+
+@pytest.fixture
+def config(made_folder) -> TrainConfig:
+    """Six steps of two pictures, out of seven: the second epoch begins in the middle of a batch."""
+    return TrainConfig(
+        train_annotations=(str(made_folder / "annotations.json"),),
+        train_images=(str(made_folder / "images"),),
+        channels=8,
+        head_units=1,
+        input_size=64,
+        long_side=96,
+        epochs=12 / 7,
+        batch_size=2,
+        learning_rate=0.01,
+        warmup_steps=2,
+        workers=0,
+        seed=1,
+    )
+
+
+class Interrupted(Trainer):
+    """Gets SIGTERM in the middle of one step, and its loader processes with it, as from a service manager."""
+
+    stop_at = 3
+
+    def _train_step(self, batch):
+        if self.step == self.stop_at - 1:
+            for process in multiprocessing.active_children():
+                os.kill(process.pid, signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super()._train_step(batch)
+
+
+def state(path: Path) -> dict[str, torch.Tensor]:
+    """Network, average and optimiser of a checkpoint as one flat dictionary."""
+    checkpoint = load_checkpoint(path)
+    out = {f"{part}.{k}": v for part in ("network", "average") for k, v in checkpoint[part].items()}
+    for number, moments in checkpoint["optimizer"]["state"].items():
+        out.update({f"optimizer.{number}.{k}": v for k, v in moments.items()})
+    return out
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_stopping_and_resuming_is_like_never_stopping(config, tmp_path, workers):
+    config = dataclasses.replace(config, workers=workers)
+    straight = Trainer(config, tmp_path / "straight", device="cpu")
+    assert straight.total_steps == 6
+    whole = state(straight.run())
+    previous = signal.getsignal(signal.SIGTERM)
+    interrupted = Interrupted(config, tmp_path / "parts", device="cpu")
+    saved = interrupted.run()  # leaves by itself
+    assert signal.getsignal(signal.SIGTERM) is previous
+    assert interrupted.step == 3 and load_checkpoint(saved)["step"] == 3
+    assert not multiprocessing.active_children()
+    resumed = Trainer(config, tmp_path / "parts", resume=True, device="cpu")
+    assert resumed.step == 3
+    parts = state(resumed.run())
+    assert resumed.step == 6
+    assert whole.keys() == parts.keys()
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=0, atol=1e-6, msg=name)
+    start = Trainer(config, tmp_path / "start", device="cpu").network.state_dict()
+    assert any((whole[f"network.{k}"] - v).abs().max() > 1e-3 for k, v in start.items())
+
+
+def test_finished_run_resumes_to_nothing(config, tmp_path):
+    config = dataclasses.replace(config, epochs=2 / 7)
+    before = state(Trainer(config, tmp_path, device="cpu").run())
+    again = Trainer(dataclasses.replace(config, epochs=0.1), tmp_path, resume=True, device="cpu")
+    after = state(again.run())
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_another_run_is_not_overwritten(config, tmp_path):
+    path = Trainer(config, tmp_path, device="cpu").save()
+    content = path.read_bytes()
+    with pytest.raises(FileExistsError, match=r"last\.pt exists: go on with --resume"):
+        Trainer(config, tmp_path, device="cpu")
+    assert path.read_bytes() == content
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_changed_configuration_is_reported_and_its_rates_hold(config, tmp_path, caplog):
+    Trainer(config, tmp_path, device="cpu").save()
+    changed = dataclasses.replace(config, learning_rate=0.003, weight_decay=0.5)
+    with caplog.at_level(logging.WARNING):
+        trainer = Trainer(changed, tmp_path, resume=True, device="cpu")
+    assert "learning_rate, weight_decay" in caplog.text
+    rates = sorted({g["base_lr"] for g in trainer.optimizer.param_groups})
+    assert rates == pytest.approx([0.0003, 0.003])  # trunk and rest
+    assert {g["weight_decay"] for g in trainer.optimizer.param_groups} == {0.5, 0.0}
+
+
+@pytest.mark.parametrize(
+    ("head", "channel", "term"),
+    [
+        ("pose", 0, "heatmap"),
+        ("pose", 20, "offset"),
+        ("pose", 60, "displacement"),
+        ("seg", 0, "person"),
+        ("seg", 1, "embedding"),
+    ],
+)
+def test_non_finite_loss_names_the_term_and_saves_nothing(config, tmp_path, head, channel, term):
+    trainer = Trainer(config, tmp_path, device="cpu")
+    with torch.no_grad():
+        getattr(trainer.network, head).fine.bias[channel] = float("nan")
+    with pytest.raises(NonFiniteLoss, match=f"'{term}' is nan at step 0"):
+        trainer.run()
+    assert not (tmp_path / "last.pt").exists()
+
+
+def test_non_finite_gradient_stops_before_it_reaches_the_weights(config, tmp_path):
+    trainer = Trainer(config, tmp_path, device="cpu")
+    before = trainer.network.pose.fine.bias.clone()
+    trainer.network.pose.fine.bias.register_hook(lambda g: g * float("inf"))
+    with pytest.raises(NonFiniteLoss, match="gradient"):
+        trainer.run()
+    assert torch.equal(trainer.network.pose.fine.bias, before)
+
+
+def test_checkpoint_brings_back_the_averaged_network(config, tmp_path):
+    trainer = Trainer(dataclasses.replace(config, epochs=4 / 7), tmp_path, device="cpu")
+    path = trainer.run()
+    network, read, step = network_from_checkpoint(path)
+    assert read == trainer.config and step == 2 and not network.training
+    image = torch.rand(1, 3, 64, 64) * 255
+    with torch.no_grad():
+        for mine, theirs in zip(network(image), trainer.average(image)):
+            torch.testing.assert_close(mine, theirs)
+
+
+def test_average_follows_the_weights(config, tmp_path):
+    trainer = Trainer(config, tmp_path, device="cpu")
+    name = "pose.fine.weight"
+    average = trainer.network.state_dict()[name].clone()
+    seen = []
+    update = trainer._update_average
+    trainer._update_average = lambda: (seen.append(trainer.network.state_dict()[name].clone()), update())
+    trainer.run()
+    assert len(seen) == 6
+    for step, value in enumerate(seen, start=1):
+        decay = min(trainer.config.ema_decay, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * value
+    torch.testing.assert_close(trainer.average.state_dict()[name], average, rtol=1e-4, atol=1e-7)
+
+
+def test_frozen_stages_stay_and_the_rest_moves(config, tmp_path):
+    trainer = Trainer(dataclasses.replace(config, freeze_stages=4, epochs=4 / 7), tmp_path, device="cpu")
+    before = {k: v.clone() for k, v in trainer.network.state_dict().items()}
+    trainer.run()
+    moved = {k for k, v in trainer.network.state_dict().items() if not torch.equal(v, before[k])}
+    frozen = ("trunk.conv0", "trunk.block01", "trunk.block02", "trunk.block03")
+    assert not [k for k in moved if k.startswith(frozen)]
+    assert "trunk.block04.pw.weight" in moved and "seg.fine.weight" in moved
+
+
+def test_log_has_means_of_the_steps_since(config, tmp_path, monkeypatch):
+    trainer = Trainer(dataclasses.replace(config, epochs=40 / 7, batch_size=1), tmp_path, device="cpu")
+    trainer.step = 15  # as after a resume: twenty is only five steps away
+
+    def step(batch):
+        trainer.step += 1
+        return {"total": float(trainer.step)}
+
+    monkeypatch.setattr(trainer, "_train_step", step)
+    trainer.run()
+    rows = list(csv.DictReader((tmp_path / "log.csv").open()))
+    assert [(r["step"], float(r["total"])) for r in rows] == [("20", 18.0), ("40", 30.5)]
+
+
+def test_schedule_rises_then_falls():
+    values = [_schedule(step, 10, 100) for step in range(101)]
+    assert values[0] == pytest.approx(0.1) and values[9] == pytest.approx(1.0)
+    assert np.diff(values[:10]).min() > 0 and np.diff(values[10:]).max() < 0
+    assert values[100] == pytest.approx(0.01)
+    assert _schedule(0, 0, 1) == 1.0
+
+
+def test_sampler_shows_every_picture_once_an_epoch_from_any_start():
+    whole = list(StepSampler(7, 3, 0, 21))
+    for epoch in range(3):
+        assert sorted(whole[7 * epoch : 7 * epoch + 7]) == [(epoch, i) for i in range(7)]
+    assert [i for _, i in whole[:7]] != [i for _, i in whole[7:14]]
+    assert list(StepSampler(7, 3, 5, 9)) == whole[5:14]
+
+
+def test_pictures_with_unmarked_crowds_are_left_out(config, made_folder, tmp_path):
+    text = (made_folder / "annotations.json").read_text()
+    text = text.replace('"width": 128}', '"width": 128, "crowd_prob": 0.9}', 2)
+    path = tmp_path / "crowds.json"
+    path.write_text(text)
+    doubtful = dataclasses.replace(config, train_annotations=(str(path),))
+    assert len(training_records(doubtful)) == 5
+    assert len(training_records(dataclasses.replace(doubtful, max_crowd_prob=0.95))) == 7
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", None])
+def test_broken_checkpoint_says_so(tmp_path, content):
+    path = tmp_path / "last.pt"
+    if content is None:
+        torch.save({"something": 1}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"last\.pt is not a"):
+        load_checkpoint(path)
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        load_checkpoint(tmp_path / "none.pt")
+
+
+def one_scene(trainer: Trainer) -> Batch:
+    """A batch of one picture with people, not augmented."""
+    index = next(i for i, r in enumerate(trainer.dataset.records) if len(r.persons) >= 2)
+    config = trainer.config
+    dataset = PeopleDataset(trainer.dataset.records, config.input_size, config.stride, config.disk_radius_px)
+    return collate([dataset[index]] * 2)
+
+
+@pytest.mark.parametrize("mask_mode", ["static", "embedding", "bank"])
+def test_a_few_dozen_steps_on_one_scene_lower_every_term(config, tmp_path, mask_mode):
+    config = dataclasses.replace(
+        config, mask_mode=mask_mode, channels=16, warmup_steps=5, trunk_rate=1.0, epochs=120 / 7
+    )
+    trainer = Trainer(config, tmp_path, device="cpu")
+    batch = one_scene(trainer)
+    history = [trainer._train_step(batch) for _ in range(45)]
+    fields = trainer.network.eval()(batch.images.float())
+    assert all(torch.isfinite(f).all() for f in fields)
+    terms = all_losses(fields, batch, config.stride, config.disk_radius_px, mask_mode)
+    assert set(terms) == set(history[0]) - {"total"}
+    for name in history[0]:
+        first, last = history[0][name], np.mean([h[name] for h in history[-5:]])
+        if first == 0:  # the bank has no separation term
+            assert last == 0
+        elif name == "sigma" and mask_mode != "bank":
+            assert last < 0.5  # starts at its lowest, the same everywhere
+        else:
+            assert last < 0.9 * first, (name, first, last)
