@@ -1,0 +1,1 @@
+"""The demonstration: photographs played as a camera to the real node, its answers drawn and measured."""

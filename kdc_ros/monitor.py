@@ -1,0 +1,85 @@
+"""What the node says about its own health: frames that do not come, frames that were dropped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rclpy.impl.rcutils_logger import RcutilsLogger
+
+from kdc_ros.frame_statistics import FrameStatistics, Snapshot
+
+SUMMARY_PERIOD_S = 30.0
+
+
+class FrameMonitor:
+    """Watches the statistics; `check` is called by a timer about twice a second.
+
+    Says once that no frames come (again once frames had come and ceased), and sums up dropped frames now and
+    then.
+
+    topic:      name of the image topic, for the log.
+    timeout_s:  asked at each check: seconds without a frame that are worth a warning, 0 = none are.
+    publishers: asked for the warning: how many publishers the topic has.
+    now_s:      a monotonic clock in seconds.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        statistics: FrameStatistics,
+        logger: RcutilsLogger,
+        timeout_s: Callable[[], float],
+        publishers: Callable[[], int],
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._topic = topic
+        self._statistics = statistics
+        self._logger = logger
+        self._timeout_s = timeout_s
+        self._publishers = publishers
+        self._now_s = now_s
+        self._started_s = now_s()
+        self._silent = False
+        self._summed_up = Snapshot()
+        self._summed_up_s = self._started_s
+
+    def check(self) -> None:
+        """Log what there is to say now."""
+        snapshot = self._statistics.snapshot()
+        self._check_silence(snapshot)
+        now_s = self._now_s()
+        if now_s - self._summed_up_s >= SUMMARY_PERIOD_S:
+            self._sum_up(snapshot, now_s - self._summed_up_s)
+            self._summed_up, self._summed_up_s = snapshot, now_s
+
+    def _check_silence(self, snapshot: Snapshot) -> None:
+        timeout_s = self._timeout_s()
+        last_s = self._started_s if snapshot.last_received_s is None else snapshot.last_received_s
+        silent = 0 < timeout_s <= self._now_s() - last_s
+        if silent and not self._silent:
+            count = self._publishers()
+            hint = (
+                "nobody publishes it: is the camera running, and the topic remapped (image:=/your/topic)?"
+                if count == 0
+                else f"it has {count} publisher(s): is the camera sending? "
+                "Large images may get lost on the way: see config/fastdds_large_images.xml"
+            )
+            self._logger.warning(f"no frames on '{self._topic}' for {timeout_s:g} s; {hint}")
+        elif self._silent and not silent and snapshot.last_received_s is not None:
+            self._logger.info(f"frames on '{self._topic}' again")
+        self._silent = silent
+
+    def _sum_up(self, snapshot: Snapshot, period_s: float) -> None:
+        before = self._summed_up
+        superseded = snapshot.superseded - before.superseded
+        rejected = snapshot.rejected.total() - before.rejected.total()
+        failed = snapshot.failed - before.failed
+        if not superseded + rejected + failed:
+            return
+        processed = snapshot.processed - before.processed
+        latency = "" if snapshot.latency_s is None else f", latest latency {snapshot.latency_s * 1e3:.0f} ms"
+        self._logger.info(
+            f"in {period_s:.0f} s: {processed} frames processed, {superseded} skipped for newer ones, "
+            f"{rejected} malformed, {failed} failed{latency}"
+        )

@@ -1,0 +1,70 @@
+"""Quality of service of the node's topics, and what is said when a peer's does not match."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rclpy.impl.rcutils_logger import RcutilsLogger
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_policy_name_from_kind,
+)
+
+try:
+    from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
+
+# Matches every publisher, reliable or not, and never hands over an old message.
+NEWEST = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+    reliability=ReliabilityPolicy.BEST_EFFORT,
+    durability=DurabilityPolicy.VOLATILE,
+)
+# Reliable, so that reliable and best-effort subscribers both match (RViz asks for reliable).
+RESULTS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=10,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+)
+# Pictures are large: the newest only.
+PICTURES = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+)
+
+
+class MismatchLog:
+    """Logs an incompatible peer, once for each topic and policy."""
+
+    def __init__(self, logger: RcutilsLogger) -> None:
+        self._logger = logger
+        self._told: set[tuple[str, Any]] = set()
+
+    def for_subscription(self, topic: str) -> SubscriptionEventCallbacks:
+        """Event callbacks for a subscription to `topic`."""
+        return SubscriptionEventCallbacks(
+            incompatible_qos=lambda event: self._tell(
+                topic, event, "a publisher", "nothing will arrive from it"
+            )
+        )
+
+    def for_publisher(self, topic: str) -> PublisherEventCallbacks:
+        """Event callbacks for a publisher of `topic`."""
+        return PublisherEventCallbacks(
+            incompatible_qos=lambda event: self._tell(topic, event, "a subscriber", "it will receive nothing")
+        )
+
+    def _tell(self, topic: str, event: Any, peer: str, consequence: str) -> None:
+        if (topic, event.last_policy_kind) in self._told:
+            return
+        self._told.add((topic, event.last_policy_kind))
+        policy = qos_policy_name_from_kind(event.last_policy_kind).lower()
+        self._logger.warning(f"{peer} of '{topic}' has an incompatible QoS ({policy}): {consequence}")

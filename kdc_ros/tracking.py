@@ -1,0 +1,27 @@
+"""The seam between the node and the tracker: what the node asks for, frame by frame."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kdc_core.tracking import Tracker
+from kdc_core.types import People
+
+
+class TrackIds:
+    """Track ids for the messages; the tracker behind it sees every frame while tracking is on."""
+
+    def __init__(self, tracker: Tracker | None = None) -> None:
+        self._tracker = tracker or Tracker()
+
+    def update(self, people: People, stamp_s: float, enabled: bool = True) -> np.ndarray:
+        """Ids of the people of the frame taken at `stamp_s` seconds, int32 (N,), each but 0 at most once.
+
+        0 = not tracked: everybody while tracking is off, and a second, weaker detection of somebody in the
+        frame.
+        """
+        if not enabled:
+            self._tracker.reset()
+            return np.zeros(len(people), np.int32)
+        tracked = self._tracker.update(people, stamp_s)
+        return np.where(tracked.duplicates, np.int32(0), tracked.ids)

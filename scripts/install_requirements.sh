@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# install_requirements.sh VENV FILE...: install requirement files into the environment.
+# Without a distribution: exactly the pinned versions. In one: only what it does not bring itself, in versions that
+# go with its numpy (its message packages are compiled against it, so it must not be replaced).
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=$1
+shift
+python="$venv/bin/python"
+pip=("$python" -m pip install --quiet --disable-pip-version-check)
+
+if [ "$(cat "$venv/ros_mode")" = wheels ]; then
+    files=()
+    for file in "$@"; do files+=(-r "$file"); done
+    # The pins that are installed already go along, so that nothing that follows can move them.
+    "${pip[@]}" -c "$root/requirements/runtime.txt" -c "$root/requirements/ros-wheels.txt" "${files[@]}"
+else
+    numpy=$("$python" -c 'import numpy; print(numpy.__version__)' 2> /dev/null) || numpy=""
+    missing=$(mktemp)
+    constraints=$(mktemp)
+    trap 'rm -f "$missing" "$constraints"' EXIT
+    if [ -n "$numpy" ]; then echo "numpy==$numpy" > "$constraints"; fi
+    echo "setuptools<80" >> "$constraints"  # colcon's own limit
+    "$python" "$root/scripts/missing_requirements.py" "$@" > "$missing"
+    if [ -s "$missing" ]; then
+        echo "the distribution lacks: $(tr '\n' ' ' < "$missing")"
+        "${pip[@]}" -c "$constraints" -r "$missing"
+    fi
+fi

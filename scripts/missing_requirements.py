@@ -1,0 +1,52 @@
+"""Print the requirements of the given files that this interpreter cannot import, without their version pins.
+
+Used inside a ROS distribution, whose own packages (apt) take precedence over the pins. torch keeps its pin:
+no distribution brings it, and its size makes a surprise expensive.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+# Where the module's name is not the distribution's name in lower case with underscores.
+MODULE_OF = {
+    "opencv-python-headless": "cv2",
+    "pyyaml": "yaml",
+    "scikit-image": "skimage",
+    "types-pyyaml": "yaml-stubs",
+    "types-tqdm": "tqdm-stubs",
+}
+KEEP_PIN = {"torch"}
+
+
+def requirements(path: Path) -> list[str]:
+    """Requirement lines of a file, those that it includes with -r first."""
+    lines: list[str] = []
+    for raw in path.read_text().splitlines():
+        line = raw.split("#")[0].strip()
+        if line.startswith("-r "):
+            lines += requirements(path.parent / line[3:].strip())
+        elif line:
+            lines.append(line)
+    return lines
+
+
+def main() -> None:
+    """Print one missing requirement to a line."""
+    printed: set[str] = set()
+    for path in sys.argv[1:]:
+        for line in requirements(Path(path)):
+            pinned = line.split(";")[0].strip()
+            name = re.split(r"[=<>~!\[ ]", pinned)[0]
+            module = MODULE_OF.get(name.lower(), name.lower().replace("-", "_"))
+            if name in printed or importlib.util.find_spec(module) is not None:
+                continue
+            printed.add(name)
+            print(pinned if name in KEEP_PIN else name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""People -> messages -> people, and the masks on the wire against COCO's own tools."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+from builtin_interfaces.msg import Time
+from kdc.msg import InstanceMask, InstanceMaskArray, Keypoint, PersonPose, PoseArray
+from pycocotools import mask as coco_mask
+from rclpy.serialization import deserialize_message, serialize_message
+from std_msgs.msg import Header
+
+from kdc_core.skeleton import KEYPOINT_NAMES, NUM_KEYPOINTS
+from kdc_core.types import People
+from kdc_ros.conversions import (
+    mask_from_message,
+    mask_to_message,
+    masks_to_message,
+    people_from_messages,
+    poses_to_message,
+)
+from tests.ros.fakes import random_people
+
+HEADER = Header(stamp=Time(sec=1234567890, nanosec=987654321), frame_id="camera_optical")
+
+
+def over_the_wire(message):
+    """The message as a receiver gets it."""
+    return deserialize_message(serialize_message(message), type(message))
+
+
+def test_joint_constants_are_the_skeleton():
+    for index, name in enumerate(KEYPOINT_NAMES):
+        assert getattr(Keypoint, name.upper()) == index
+    assert Keypoint.COUNT == NUM_KEYPOINTS == len(PersonPose().keypoints)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_round_trip_is_lossless(count):
+    image_hw = (31, 45)
+    people = random_people(count, image_hw, seed=count)
+    ids = np.arange(count, dtype=np.int32) * 3
+    poses = over_the_wire(poses_to_message(people, ids, HEADER, image_hw))
+    masks = over_the_wire(masks_to_message(people, ids, HEADER))
+    assert poses.header == masks.header == HEADER
+    assert (poses.image_height, poses.image_width) == (masks.image_height, masks.image_width) == image_hw
+    assert [m.track_id for m in masks.masks] == ids.tolist()
+    assert np.array_equal(np.array([m.score for m in masks.masks], np.float32), people.scores)
+
+    back, back_ids = people_from_messages(poses, masks)
+    found = people.keypoint_scores > 0
+    assert np.array_equal(back.keypoints_xy[found], people.keypoints_xy[found])
+    assert np.array_equal(back.keypoint_scores, people.keypoint_scores)
+    assert np.array_equal(back.scores, people.scores)
+    assert np.array_equal(back.boxes_xyxy, people.boxes_xyxy)
+    assert np.array_equal(back.mask_labels, people.mask_labels)
+    assert np.array_equal(back_ids, ids)
+
+
+def test_a_missing_keypoint_has_no_place():
+    people = random_people(3, (8, 8))
+    message = over_the_wire(poses_to_message(people, np.zeros(3, int), HEADER, (8, 8)))
+    for person, scores in zip(message.people, people.keypoint_scores):
+        for keypoint, score in zip(person.keypoints, scores):
+            assert math.isnan(keypoint.x) == math.isnan(keypoint.y) == (score == 0)
+            assert math.isnan(keypoint.position.x)  # no depth: unknown for all
+    back, _ = people_from_messages(message)
+    assert np.all(back.keypoints_xy[people.keypoint_scores == 0] == 0)
+
+
+def test_positions_travel():
+    people = random_people(2, (8, 8))
+    positions = np.random.default_rng(1).random((2, NUM_KEYPOINTS, 3))
+    positions[0, 3] = np.nan
+    message = over_the_wire(poses_to_message(people, np.zeros(2, int), HEADER, (8, 8), positions))
+    got = [[(k.position.x, k.position.y, k.position.z) for k in p.keypoints] for p in message.people]
+    assert np.array_equal(np.array(got), positions, equal_nan=True)
+
+
+def test_people_without_masks():
+    people = random_people(2, (8, 8), masks=False)
+    with pytest.raises(ValueError, match="no masks"):
+        masks_to_message(people, np.zeros(2, int), HEADER)
+    back, _ = people_from_messages(poses_to_message(people, np.zeros(2, int), HEADER, (8, 8)))
+    assert back.mask_labels is None
+
+
+def test_wrong_number_of_ids():
+    people = random_people(2, (8, 8))
+    for convert in (
+        lambda: poses_to_message(people, np.zeros(1), HEADER, (8, 8)),
+        lambda: masks_to_message(people, np.zeros(3), HEADER),
+    ):
+        with pytest.raises(ValueError, match="track ids"):
+            convert()
+
+
+def mask_cases() -> dict[str, np.ndarray]:
+    """Masks that are easy to get wrong, on a canvas taller than wide, so that no axes are confused."""
+    shape = (23, 11)
+    rng = np.random.default_rng(0)
+    cases = {
+        name: np.zeros(shape, bool) for name in ("empty", "one pixel", "corner", "column", "row", "ring")
+    }
+    cases["one pixel"][7, 3] = True
+    cases["corner"][-1, -1] = True
+    cases["column"][:, 4] = True
+    cases["row"][0, :] = True
+    cases["ring"][3:15, 2:9] = True
+    cases["ring"][6:11, 4:7] = False
+    cases["full"] = np.ones(shape, bool)
+    cases["noise"] = rng.random(shape) < 0.5
+    cases["sparse"] = rng.random(shape) < 0.05
+    return cases
+
+
+@pytest.mark.parametrize("name", mask_cases())
+def test_mask_round_trip_and_coco(name):
+    mask = mask_cases()[name]
+    message = over_the_wire(mask_to_message(mask, track_id=5, score=0.5))
+    assert np.array_equal(mask_from_message(message, mask.shape), mask)
+    assert (message.track_id, message.score) == (5, 0.5)
+    roi = message.roi
+    if not mask.any():
+        assert (roi.height, roi.width, len(message.counts)) == (0, 0, 0)
+        return
+    # The ROI is tight: COCO's own bounding box of the mask.
+    encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    assert [roi.x_offset, roi.y_offset, roi.width, roi.height] == coco_mask.toBbox(encoded).astype(
+        int
+    ).tolist()
+    # COCO reads the counts as its uncompressed RLE.
+    size = [roi.height, roi.width]
+    rle = coco_mask.frPyObjects({"size": size, "counts": [int(c) for c in message.counts]}, *size)
+    rows = slice(roi.y_offset, roi.y_offset + roi.height)
+    columns = slice(roi.x_offset, roi.x_offset + roi.width)
+    assert np.array_equal(coco_mask.decode(rle).astype(bool), mask[rows, columns])
+    assert coco_mask.area(rle) == mask.sum()
+
+
+def test_masks_of_people_equal_single_masks():
+    people = random_people(5, (40, 30), seed=4)
+    message = masks_to_message(people, np.zeros(5, int), HEADER)
+    for i, mask in enumerate(message.masks):
+        alone = mask_to_message(people.mask(i), score=float(people.scores[i]))
+        assert mask == alone
+
+
+def test_a_person_without_pixels_keeps_its_place():
+    people = random_people(3, (20, 20))
+    people.mask_labels[people.mask_labels == 2] = 0
+    message = over_the_wire(masks_to_message(people, np.array([1, 2, 3]), HEADER))
+    assert [m.track_id for m in message.masks] == [1, 2, 3]
+    assert len(message.masks[1].counts) == 0
+    assert not mask_from_message(message.masks[1], (20, 20)).any()
+
+
+def test_overlapping_masks_stay_whole():
+    """Each mask travels on its own, so overlap survives; a label map gives the pixel to the first person."""
+    first, second = np.zeros((2, 12, 12), bool)
+    first[2:8, 2:8] = True
+    second[5:11, 5:11] = True
+    masks = InstanceMaskArray(header=HEADER, image_height=12, image_width=12)
+    masks.masks = [mask_to_message(first), mask_to_message(second)]
+    received = over_the_wire(masks)
+    for message, mask in zip(received.masks, (first, second)):
+        assert np.array_equal(mask_from_message(message, (12, 12)), mask)
+    poses = poses_to_message(random_people(2, (12, 12), masks=False), np.zeros(2, int), HEADER, (12, 12))
+    people, _ = people_from_messages(poses, received)
+    assert np.array_equal(people.mask(0), first)
+    assert np.array_equal(people.mask(1), second & ~first)
+
+
+def test_malformed_masks_are_refused():
+    message = mask_to_message(np.ones((4, 4), bool))
+    with pytest.raises(ValueError, match="beyond an image"):
+        mask_from_message(message, (3, 4))
+    message.counts = [0, 15]
+    with pytest.raises(ValueError, match="add up"):
+        mask_from_message(message, (4, 4))
+    empty = InstanceMask()
+    empty.counts = [7]
+    assert not mask_from_message(empty, (4, 4)).any()
+
+
+def test_messages_of_different_images_are_refused():
+    people = People.empty((4, 4))
+    none = np.zeros(0, int)
+    poses = poses_to_message(people, none, HEADER, (4, 4))
+    later = Header(stamp=Time(sec=1234567891), frame_id=HEADER.frame_id)
+    with pytest.raises(ValueError, match="not of the same image"):
+        people_from_messages(poses, masks_to_message(people, none, later))
+    assert isinstance(poses, PoseArray)

@@ -1,0 +1,106 @@
+"""The image subscription follows what the publishers offer, and receives from both kinds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
+from sensor_msgs.msg import Image  # noqa: E402
+
+from kdc_ros.image_subscription import ImageSubscription  # noqa: E402
+from kdc_ros.qos import MismatchLog  # noqa: E402
+from tests.ros.fakes import FakeLogger  # noqa: E402
+
+RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
+
+
+class Bench:
+    """A receiving and a sending node in one executor."""
+
+    def __init__(self, reliability: str) -> None:
+        self.receiver = rclpy.create_node("receiver")
+        self.sender = rclpy.create_node("sender")
+        self.logger = FakeLogger()
+        self.received: list[str] = []
+        self.images = ImageSubscription(
+            self.receiver,
+            "adapting_image",
+            lambda message: self.received.append(message.header.frame_id),
+            reliability,
+            MismatchLog(self.logger),
+        )
+        self.executor = SingleThreadedExecutor()
+        for node in (self.receiver, self.sender):
+            self.executor.add_node(node)
+
+    def publisher(self, reliability: ReliabilityPolicy):
+        return self.sender.create_publisher(
+            Image, "adapting_image", QoSProfile(depth=1, reliability=reliability)
+        )
+
+    def run_until(self, condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
+        deadline = time.monotonic() + timeout_s
+        while not condition() and time.monotonic() < deadline:
+            self.images.adapt()
+            self.executor.spin_once(timeout_sec=0.05)
+        return condition()
+
+    def arrives(self, publisher, name: str) -> bool:
+        """Whether an image gets through (sent again until it does)."""
+        message = Image()
+        message.header.frame_id = name
+
+        def sent_and_received() -> bool:
+            publisher.publish(message)
+            return name in self.received
+
+        return self.run_until(sent_and_received)
+
+    def close(self) -> None:
+        self.executor.shutdown()
+        self.receiver.destroy_node()
+        self.sender.destroy_node()
+
+
+@pytest.fixture
+def make_bench(ros):
+    made: list[Bench] = []
+
+    def make(reliability: str) -> Bench:
+        made.append(Bench(reliability))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.close()
+
+
+def test_auto_follows_the_publishers(make_bench):
+    bench = make_bench("auto")
+    assert bench.images.reliability == BEST_EFFORT
+    first = bench.publisher(RELIABLE)
+    assert bench.run_until(lambda: bench.images.reliability == RELIABLE)
+    assert bench.arrives(first, "reliable camera")
+    second = bench.publisher(BEST_EFFORT)
+    assert bench.run_until(lambda: bench.images.reliability == BEST_EFFORT)
+    assert bench.arrives(first, "reliable camera again")
+    assert bench.arrives(second, "best-effort camera")
+    bench.sender.destroy_publisher(second)
+    assert bench.run_until(lambda: bench.images.reliability == RELIABLE)
+
+
+def test_a_fixed_choice_stays_and_its_mismatch_is_told_once(make_bench):
+    bench = make_bench("reliable")
+    publishers = [bench.publisher(BEST_EFFORT) for _ in range(2)]
+    assert bench.run_until(lambda: len(bench.logger.lines) > 0)
+    assert not bench.run_until(lambda: len(bench.logger.lines) > 1, timeout_s=0.5)
+    [(level, text)] = bench.logger.lines
+    assert level == "warning"
+    assert "a publisher of '/adapting_image' has an incompatible QoS (reliability)" in text
+    assert bench.images.reliability == RELIABLE
+    assert bench.images.publisher_count() == len(publishers)
