@@ -38,7 +38,7 @@ test-setup: setup $(STAMPS)/test
 test: test-setup
 	$(IN_ENV) python -m pytest --timeout 600 $(PYTEST_ARGS)
 
-demo: setup
+demo: setup $(STAMPS)/demo
 	$(IN_ENV) $(PYTHON) -m kdc_ros.demo $(if $(INPUT),--input "$(INPUT)") --out out/demo
 
 lint: setup $(STAMPS)/dev
@@ -63,6 +63,10 @@ $(STAMPS)/runtime: $(STAMPS)/venv requirements/runtime.txt requirements/ros-whee
 
 $(STAMPS)/test: $(STAMPS)/runtime requirements/test.txt requirements/train.txt
 	scripts/install_requirements.sh $(VENV) requirements/test.txt
+	@touch $@
+
+$(STAMPS)/demo: $(STAMPS)/runtime requirements/demo.txt
+	scripts/install_requirements.sh $(VENV) requirements/demo.txt
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/runtime requirements/dev.txt

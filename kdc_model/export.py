@@ -53,8 +53,8 @@ def export_onnx(
         disk_radius_px=config.disk_radius_px,
         mask_mode=config.mask_mode,
         num_candidates=num_candidates,
-        mean=tuple(network.trunk.mean),
-        std=tuple(network.trunk.std),
+        mean=network.trunk.mean,
+        std=network.trunk.std,
         provenance={"trunk": config.trunk, "step": step, **(provenance or {})},
     )
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -115,7 +115,7 @@ class _Grid:
     def inside(self, xy: np.ndarray) -> np.ndarray:
         """Whether points lie on the field."""
         limit = np.array([self.width, self.height]) * self.stride - 0.5
-        return ((xy >= -0.5) & (xy < limit)).all(-1)
+        return np.all((xy >= -0.5) & (xy < limit), axis=-1)
 
 
 def _gather_xy(field: np.ndarray, cell: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ class GroupingOptions:
 
     seed_threshold: float = 0.12
     candidate_threshold: float = 0.02
-    tolerance: float = 1.5
+    tolerance: float = 2.0
     slack_px: float = 6.0
     nms_oks: float = 0.6
 
@@ -136,7 +136,11 @@ def _walk(table: _Table, kind: int, index: int, options: GroupingOptions) -> tup
 
 
 def _belongs_to(
-    place: np.ndarray, kind: int, poses: list[tuple[np.ndarray, np.ndarray]], scales: list[float], options: GroupingOptions
+    place: np.ndarray,
+    kind: int,
+    poses: list[tuple[np.ndarray, np.ndarray]],
+    scales: list[float],
+    options: GroupingOptions,
 ) -> bool:
     """Whether a person found before has this joint already, within half the walk's tolerance."""
     if not poses:

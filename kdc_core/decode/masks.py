@@ -27,8 +27,8 @@ class MaskOptions:
     smoothing_cells:     sigma of the instance-wise Gaussian (IGO, KDC Eq. 8) in cells; below 0.3 none.
     """
 
-    person_threshold: float = 0.5
-    keypoint_confidence: float = 0.3
+    person_threshold: float = 0.4
+    keypoint_confidence: float = 0.1
     iterations: int = 1
     smoothing_cells: float = 0.5
 
@@ -61,7 +61,9 @@ class _Cells:
         return cls(row, col, fields.person[row, col], offset + centre)
 
 
-def decode_masks(fields: MaskFields, poses: Poses, letterbox: Letterbox, options: MaskOptions | None = None) -> np.ndarray:
+def decode_masks(
+    fields: MaskFields, poses: Poses, letterbox: Letterbox, options: MaskOptions | None = None
+) -> np.ndarray:
     """Instance masks of N poses as a label map, uint16 (H, W) in source pixels; every pixel has one person at most.
 
     phi_j(x) = exp(-|e(x) - C_j|^2 / 2 sigma_j^2) with C_j and sigma_j the confidence-weighted means of embedding and

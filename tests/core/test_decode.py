@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.core.made_people import made_truth
 
 from kdc_core.decode.candidates import Candidates, find_candidates
 from kdc_core.decode.grouping import GroupingOptions, Poses, group
@@ -13,6 +12,7 @@ from kdc_core.encode import GroundTruth, encode, ideal_fields
 from kdc_core.fields import Fields
 from kdc_core.geometry import Letterbox
 from kdc_core.skeleton import DIRECTED_EDGES, KEYPOINT_INDEX
+from tests.core.made_people import made_truth
 
 STRIDE, RADIUS_PX, COUNT = 4, 12.0, 32
 INPUT_HW = (256, 320)

@@ -33,7 +33,9 @@ def lively_network(mask_mode: str = "embedding") -> KDCNet:
 
 
 @pytest.fixture(scope="module", params=["embedding", "bank"])
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[KDCNet, ModelSpec, Path]:
+def exported(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[KDCNet, ModelSpec, Path]:
     network = lively_network(request.param)
     spec = ModelSpec(input_hw=(256, 320), disk_radius_px=10.0, mask_mode=request.param, num_candidates=16)
     path = tmp_path_factory.mktemp("export") / "tiny.onnx"

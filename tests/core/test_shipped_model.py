@@ -1,0 +1,58 @@
+"""The network that comes with the package, on the public-domain photographs that scikit-image brings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdc_core.backends.base import load_backend
+from kdc_core.pipeline import Pipeline
+from kdc_core.skeleton import KEYPOINT_INDEX
+
+data = pytest.importorskip("skimage.data")
+
+
+@pytest.fixture(scope="module")
+def pipeline(shipped_model: Path) -> Pipeline:
+    return Pipeline.load(shipped_model)
+
+
+def test_file_is_small_and_says_what_it_is(shipped_model: Path) -> None:
+    assert shipped_model.stat().st_size < 30e6
+    spec = load_backend(shipped_model).spec
+    assert spec.mask_mode == "embedding" and spec.stride == 4
+    assert spec.provenance["trunk"] == "mobilenet_v1_075"
+
+
+def test_astronaut(pipeline: Pipeline) -> None:
+    """Eileen Collins: places read off the photograph by eye."""
+    people = pipeline(data.astronaut()).people
+    best = int(people.scores.argmax())
+    for name, place, tolerance_px in (
+        ("nose", (222, 115), 15),
+        ("left_eye", (240, 98), 15),
+        ("right_eye", (205, 98), 15),
+    ):
+        found = people.keypoints_xy[best, KEYPOINT_INDEX[name]]
+        assert np.linalg.norm(found - place) < tolerance_px, (name, found)
+    mask = people.mask(best)
+    assert mask[60:300, 180:260].mean() > 0.9, "head and chest"
+    assert mask[:200, :100].mean() < 0.1, "the flag is nobody"
+
+
+def test_empty_pictures_have_nobody_in_them(pipeline: Pipeline) -> None:
+    for picture in (np.zeros((240, 320, 3), np.uint8), np.full((240, 320, 3), 128, np.uint8), data.rocket()):
+        assert len(pipeline(np.ascontiguousarray(picture)).people) == 0
+
+
+def test_size_of_the_picture_hardly_matters(pipeline: Pipeline) -> None:
+    """The same photograph at half the size gives the same nose, by the half-pixel rule."""
+    photo = data.astronaut()
+    half = photo.reshape(256, 2, 256, 2, 3).mean((1, 3)).astype(np.uint8)
+    noses = []
+    for picture in (photo, half):
+        people = pipeline(picture).people
+        noses.append(people.keypoints_xy[int(people.scores.argmax()), 0])
+    assert np.linalg.norm((noses[1] + 0.5) * 2 - 0.5 - noses[0]) < 6
