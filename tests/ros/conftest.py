@@ -11,7 +11,8 @@ import pytest
 # Before anything imports rclpy. Above 101 the ports may meet the kernel's ephemeral ones.
 os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 101)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-os.environ["ROS_LOCALHOST_ONLY"] = "1"  # Humble's word for it
+if os.environ.get("ROS_DISTRO") == "humble":
+    os.environ["ROS_LOCALHOST_ONLY"] = "1"  # later releases warn of this older name
 os.environ.setdefault("ROS_LOG_DIR", tempfile.mkdtemp(prefix="kdc_ros_log_"))
 
 

@@ -13,7 +13,7 @@ from kdc.msg import Keypoint  # noqa: E402
 
 from kdc_ros.conversions import people_from_messages  # noqa: E402
 from kdc_ros.image_conversion import image_to_rgb  # noqa: E402
-from tests.ros.processes import wait_until  # noqa: E402
+from tests.ros.processes import EXCHANGE_TIMEOUT_S, wait_until  # noqa: E402
 
 
 def test_a_photograph(start_node, make_peer, shipped_model):
@@ -40,18 +40,18 @@ def test_a_photograph(start_node, make_peer, shipped_model):
             assert distance_px < reach_px, f"joint {joint} at {keypoint.x:.0f}, {keypoint.y:.0f}"
     assert min(best.keypoints[joint].score for joint in face) > 0.2
 
-    assert wait_until(lambda: peer.with_stamp(peer.masks, 1700000000), 10)
+    assert wait_until(lambda: peer.with_stamp(peer.masks, 1700000000), EXCHANGE_TIMEOUT_S)
     masks = peer.with_stamp(peer.masks, 1700000000)[0]
     assert masks.header == poses.header
     people, track_ids = people_from_messages(poses, masks)
     mask = people.mask(poses.people.index(best))
     assert 0.15 < mask.mean() < 0.75
     assert mask[90:150, 190:245].mean() > 0.8  # the face
-    assert mask[250:420, 140:300].mean() > 0.7  # the chest
+    assert mask[200:310, 150:290].mean() > 0.8  # collar and chest
     assert mask[:60, 380:].mean() < 0.2  # the wall
     assert track_ids[poses.people.index(best)] > 0
 
-    assert wait_until(lambda: peer.with_stamp(peer.overlays, 1700000000), 10)
+    assert wait_until(lambda: peer.with_stamp(peer.overlays, 1700000000), EXCHANGE_TIMEOUT_S)
     overlay = peer.with_stamp(peer.overlays, 1700000000)[0]
     assert overlay.header == poses.header
     assert (image_to_rgb(overlay) != image).any(axis=2).mean() > 0.05
@@ -70,7 +70,7 @@ def test_nobody_there(start_node, make_peer, shipped_model):
     poses = peer.answer_to(grey, stamp_s=7)
     assert poses.people == []
     assert (poses.image_height, poses.image_width) == (300, 400)
-    assert wait_until(lambda: peer.with_stamp(peer.masks, 7), 10)
+    assert wait_until(lambda: peer.with_stamp(peer.masks, 7), EXCHANGE_TIMEOUT_S)
     assert peer.with_stamp(peer.masks, 7)[0].masks == []
     for height, width in ((1, 1), (1, 500), (480, 3)):  # nothing to see, nothing to fall over
         stamp = 1000 * height + width

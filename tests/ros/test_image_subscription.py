@@ -43,7 +43,7 @@ class Bench:
             Image, "adapting_image", QoSProfile(depth=1, reliability=reliability)
         )
 
-    def run_until(self, condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
+    def run_until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
         deadline = time.monotonic() + timeout_s
         while not condition() and time.monotonic() < deadline:
             self.images.adapt()

@@ -19,7 +19,7 @@ from kdc_core.geometry import Letterbox
 from kdc_ros.conversions import people_from_messages
 from kdc_ros.image_conversion import image_to_rgb, rgb_to_message
 from tests.ros import canned_model as canned
-from tests.ros.processes import wait_until
+from tests.ros.processes import EXCHANGE_TIMEOUT_S, wait_until
 
 IMAGE_HW = (240, 320)
 BRIGHT = np.full((*IMAGE_HW, 3), 180, np.uint8)
@@ -42,7 +42,7 @@ def test_a_person_arrives_whole(start_node, make_peer, canned_model):
     assert person.keypoints[Keypoint.NOSE].score == pytest.approx(canned.SCORE, abs=0.05)
 
     for kept in (peer.masks, peer.markers, peer.overlays):
-        assert wait_until(lambda kept=kept: kept, 10)
+        assert wait_until(lambda kept=kept: kept, EXCHANGE_TIMEOUT_S)
     [masks] = peer.with_stamp(peer.masks, 100)[:1]
     assert masks.header == poses.header
     people, _ = people_from_messages(poses, masks)
@@ -59,20 +59,20 @@ def test_a_person_arrives_whole(start_node, make_peer, canned_model):
 
     # A frame without anybody is answered too.
     assert peer.answer_to(DARK, stamp_s=101).people == []
-    assert wait_until(lambda: peer.with_stamp(peer.masks, 101), 5)
+    assert wait_until(lambda: peer.with_stamp(peer.masks, 101), EXCHANGE_TIMEOUT_S)
     assert peer.with_stamp(peer.masks, 101)[0].masks == []
 
     # Bad frames are logged with their cause, and the node goes on.
-    peer.send(Image())
-    node.wait_for_log("0 x 0 pixels has nothing in it", 10)
     truncated = rgb_to_message(BRIGHT, Header())
     truncated.data = truncated.data[:1000]
     depth = rgb_to_message(BRIGHT, Header())
     depth.encoding = "32FC1"
-    peer.send(truncated)
-    node.wait_for_log("needs 230400 bytes, the message has 1000", 10)
-    peer.send(depth)
-    node.wait_for_log("encoding '32FC1' is not one of", 10)
+    for message, cause in (
+        (Image(), "0 x 0 pixels has nothing in it"),
+        (truncated, "needs 230400 bytes, the message has 1000"),
+        (depth, "encoding '32FC1' is not one of"),
+    ):
+        peer.send_until(message, lambda cause=cause: node.logged(cause))
     assert len(peer.answer_to(BRIGHT, stamp_s=102).people) == 1
     assert node.alive()
 
@@ -124,7 +124,9 @@ def test_only_the_newest_frame_is_processed(start_node, make_peer, tmp_path):
     for stamp in range(1000, 1100):
         peer.send_picture(BRIGHT, stamp)
         time.sleep(0.01)
-    assert wait_until(lambda: peer.with_stamp(peer.poses, 1099), 10), "the newest frame was not processed"
+    assert wait_until(lambda: peer.with_stamp(peer.poses, 1099), EXCHANGE_TIMEOUT_S), (
+        "the newest frame was not processed"
+    )
     stamps = [m.header.stamp.sec for m in peer.poses[before:]]
     assert stamps == sorted(stamps)
     assert len(stamps) < 60, "the network was meant to be slower than the camera"
@@ -139,17 +141,17 @@ def test_only_the_newest_frame_is_processed(start_node, make_peer, tmp_path):
 def test_quality_of_service_and_silence_are_reported_once(start_node, make_peer, canned_model):
     node = start_node(model=canned_model, no_frame_timeout_s=0.6)
     node.wait_ready()
-    node.wait_for_log("no frames on '/image' for 0.6 s; nobody publishes it", 5)
+    node.wait_for_log("no frames on '/image' for 0.6 s; nobody publishes it", EXCHANGE_TIMEOUT_S)
     peer = make_peer()
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     for _ in range(2):
         peer.create_subscription(PoseArray, "/kdc/poses", latched)
-    node.wait_for_log("a subscriber of '/kdc/poses' has an incompatible QoS (durability)", 10)
+    node.wait_for_log("a subscriber of '/kdc/poses' has an incompatible QoS (durability)", EXCHANGE_TIMEOUT_S)
     time.sleep(1.0)
     assert len(node.logged("incompatible QoS")) == 1
     assert len(node.logged("no frames on")) == 1
     peer.answer_to(BRIGHT, stamp_s=5)
-    node.wait_for_log("frames on '/image' again", 5)
+    node.wait_for_log("frames on '/image' again", EXCHANGE_TIMEOUT_S)
 
 
 @pytest.mark.parametrize(
