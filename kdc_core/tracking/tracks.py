@@ -1,0 +1,227 @@
+"""The tracks as one table: a row for each, a struct of arrays, so that a frame costs a few numpy calls.
+
+Joints, box and size are kept in the body's frame, as (place - position) / scale of the Kalman filter (see `motion`),
+and follow it when it is predicted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from kdc_core.skeleton import NUM_KEYPOINTS
+from kdc_core.tracking import motion
+from kdc_core.tracking.detections import Detections, body_sizes_px
+from kdc_core.tracking.options import TrackerOptions
+from kdc_core.tracking.similarity import GRID_POINTS, box_centres_xy
+from kdc_core.tracking.smoothing import JointFilter
+from kdc_core.tracking.types import Track, TrackState
+
+MEMORY_S = 1.0  # time constant with which an unseen joint's score fades and a body size shrinks
+import os
+UNSEEN_JOINT = float(os.environ.get('UJ','.8'))  # factor on a joint's score for each sighting of the person without it
+LOG_SCALE_LIMITS = (0.0, 14.0)  # of the filter's scale in log(px): nothing sensible lies outside
+
+
+@dataclass
+class TrackTable:
+    """T tracks. All arrays have T rows.
+
+    ids int32; states int8; born_s, seen_s: stamps of the first and the last sighting; hits: confident sightings;
+    scores: of the last sighting; mean (T, 3, 2), covariance (T, 3, 3): see `motion`.
+    body_joints (T, K, 2), joint_scores (T, K), body_boxes (T, 4), body_sizes (T,): in the body's frame.
+    grids bool (T, GRID_POINTS): the mask in the box, has_mask (T,).
+    left_xy (T, 2): px, the box centre at the last sighting. smoother: see `smoothing`.
+    """
+
+    ids: np.ndarray
+    states: np.ndarray
+    born_s: np.ndarray
+    seen_s: np.ndarray
+    hits: np.ndarray
+    scores: np.ndarray
+    mean: np.ndarray
+    covariance: np.ndarray
+    body_joints: np.ndarray
+    joint_scores: np.ndarray
+    body_boxes: np.ndarray
+    body_sizes: np.ndarray
+    grids: np.ndarray
+    has_mask: np.ndarray
+    left_xy: np.ndarray
+    smoother: JointFilter
+
+    @classmethod
+    def new(
+        cls,
+        detections: Detections,
+        persons: np.ndarray,
+        ids: np.ndarray,
+        stamp_s: float,
+        options: TrackerOptions,
+    ) -> TrackTable:
+        """TENTATIVE tracks `ids` (M,) of detections `persons` (M,)."""
+        count = len(persons)
+        boxes, sizes = detections.boxes[persons], detections.sizes[persons]
+        centres = box_centres_xy(boxes)
+        mean, covariance = motion.new_motion(centres, sizes, options.position_noise, options.initial_velocity)
+        has_mask = detections.grids is not None
+        return cls(
+            ids=ids.astype(np.int32),
+            states=np.full(count, TrackState.TENTATIVE, np.int8),
+            born_s=np.full(count, stamp_s),
+            seen_s=np.full(count, stamp_s),
+            hits=(detections.scores[persons] >= options.high_score).astype(np.int64),
+            scores=detections.scores[persons],
+            mean=mean,
+            covariance=covariance,
+            body_joints=(detections.xy[persons] - centres[:, None]) / sizes[:, None, None],
+            joint_scores=detections.joint_scores[persons],
+            body_boxes=(boxes - np.tile(centres, 2)) / sizes[:, None],
+            body_sizes=np.ones(count),
+            grids=detections.grids[persons] if has_mask else np.zeros((count, GRID_POINTS), bool),
+            has_mask=np.full(count, has_mask),
+            left_xy=centres,
+            smoother=JointFilter.new(detections.xy[persons], detections.joint_scores[persons], stamp_s),
+        )
+
+    @classmethod
+    def empty(cls) -> TrackTable:
+        nobody = Detections(
+            xy=np.zeros((0, NUM_KEYPOINTS, 2)),
+            joint_scores=np.zeros((0, NUM_KEYPOINTS)),
+            scores=np.zeros(0),
+            boxes=np.zeros((0, 4)),
+            sizes=np.zeros(0),
+            labels=None,
+            grids=None,
+        )
+        return cls.new(nobody, np.zeros(0, np.intp), np.zeros(0), 0.0, TrackerOptions())
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, rows: np.ndarray) -> TrackTable:
+        """The tracks of `rows` (indices or bool (T,))."""
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return TrackTable(**{n: v.take(rows) if isinstance(v, JointFilter) else v[rows] for n, v in values})
+
+    def join(self, other: TrackTable) -> TrackTable:
+        joined = {
+            f.name: np.concatenate([getattr(self, f.name), getattr(other, f.name)])
+            for f in fields(self)
+            if f.name != "smoother"
+        }
+        return TrackTable(**joined, smoother=self.smoother.join(other.smoother))
+
+    def scales(self) -> np.ndarray:
+        """Pixels for each unit of the body's frame, (T,)."""
+        return np.exp(self.mean[:, 2, 0])
+
+    def positions_xy(self) -> np.ndarray:
+        return self.mean[:, :2, 0]
+
+    def joints_xy(self) -> np.ndarray:
+        """(T, K, 2) px."""
+        return self.positions_xy()[:, None] + self.body_joints * self.scales()[:, None, None]
+
+    def boxes(self) -> np.ndarray:
+        """(T, 4) px."""
+        return np.tile(self.positions_xy(), 2) + self.body_boxes * self.scales()[:, None]
+
+    def sizes_px(self) -> np.ndarray:
+        return self.body_sizes * self.scales()
+
+    def place_variance(self) -> np.ndarray:
+        """(T,), px^2, mean of both axes."""
+        return self.covariance[:, :2, 0].mean(1)
+
+    def predict(self, dt_s: float, options: TrackerOptions) -> None:
+        """Move on by `dt_s`. LOST tracks stay where they are, for nobody knows their way any longer."""
+        mean, self.covariance = motion.predict(
+            self.mean, self.covariance, self.sizes_px(), dt_s, options.velocity_walk
+        )
+        lost = self.states == TrackState.LOST
+        self.mean = np.where(lost[:, None, None], self.mean, mean)
+        np.clip(self.mean[:, 2, 0], *LOG_SCALE_LIMITS, out=self.mean[:, 2, 0])
+
+    def see(
+        self,
+        rows: np.ndarray,
+        detections: Detections,
+        persons: np.ndarray,
+        stamp_s: float,
+        options: TrackerOptions,
+        restart_motion: bool = False,
+    ) -> None:
+        """Tracks `rows` (M,) are detections `persons` (M,). With `restart_motion` the velocity is unknown again."""
+        if len(rows) == 0:
+            return
+        xy, scores = detections.xy[persons], detections.joint_scores[persons]
+        boxes = detections.boxes[persons]
+        if restart_motion:
+            self.mean[rows], self.covariance[rows] = motion.new_motion(
+                box_centres_xy(boxes), detections.sizes[persons], options.position_noise, options.initial_velocity
+            )
+        else:
+            old = self.take(rows)
+            innovation, noise = motion.body_motion(
+                old.joints_xy(), old.joint_scores, xy, scores, old.boxes(), boxes,
+                options.position_noise * old.sizes_px(),
+            )  # fmt: skip
+            self.mean[rows], self.covariance[rows] = motion.correct(old.mean, old.covariance, innovation, noise)
+            np.clip(self.mean[:, 2, 0], *LOG_SCALE_LIMITS, out=self.mean[:, 2, 0])
+
+        position, scale = self.mean[rows, :2, 0], np.exp(self.mean[rows, 2, 0])
+        fade = np.exp(-(stamp_s - self.seen_s[rows]) / MEMORY_S)
+        seen = scores > 0
+        body_joints = (xy - position[:, None]) / scale[:, None, None]
+        self.body_joints[rows] = np.where(seen[..., None], body_joints, self.body_joints[rows])
+        # After a restart the old places of unseen joints mean nothing: the body's frame has moved.
+        memory = np.zeros_like(fade) if restart_motion else fade
+        self.joint_scores[rows] = np.where(seen, scores, self.joint_scores[rows] * UNSEEN_JOINT * memory[:, None])
+        self.body_boxes[rows] = (boxes - np.tile(position, 2)) / scale[:, None]
+        # A box shrinks at once when a person is half hidden; the person does not.
+        size = body_sizes_px(boxes) / scale
+        known = size if restart_motion else np.maximum(size, self.body_sizes[rows] * fade + size * (1 - fade))
+        self.body_sizes[rows] = known
+        self.has_mask[rows] = detections.grids is not None
+        if detections.grids is not None:
+            self.grids[rows] = detections.grids[persons]
+        self.left_xy[rows] = box_centres_xy(boxes)
+        self.scores[rows] = detections.scores[persons]
+        self.hits[rows] += detections.scores[persons] >= options.high_score
+        self.seen_s[rows] = stamp_s
+        confirmed = (self.hits[rows] >= options.confirm_hits) | (self.states[rows] != TrackState.TENTATIVE)
+        self.states[rows] = np.where(confirmed, TrackState.TRACKED, TrackState.TENTATIVE)
+
+    def age(self, seen: np.ndarray, stamp_s: float, options: TrackerOptions) -> TrackTable:
+        """The tracks still alive after a frame in which `seen` (bool (T,)) were found."""
+        unseen_s = stamp_s - self.seen_s
+        confirmed = self.states != TrackState.TENTATIVE
+        missed = confirmed & ~seen
+        self.states[missed & (unseen_s <= options.occluded_s)] = TrackState.OCCLUDED
+        lost = missed & (unseen_s > options.occluded_s)
+        self.states[lost] = TrackState.LOST
+        self.mean[lost, :, 1] = 0.0
+        limit = np.where(confirmed, options.reentry_s, options.tentative_s)
+        keep = seen | (unseen_s <= limit)
+        return self if keep.all() else self.take(keep)
+
+    def as_tracks(self, stamp_s: float) -> list[Track]:
+        boxes, joints = self.boxes().astype(np.float32), self.joints_xy().astype(np.float32)
+        return [
+            Track(
+                id=int(self.ids[i]),
+                state=TrackState(self.states[i]),
+                age_s=float(stamp_s - self.born_s[i]),
+                unseen_s=float(stamp_s - self.seen_s[i]),
+                score=float(self.scores[i]),
+                box_xyxy=boxes[i],
+                keypoints_xy=joints[i],
+                keypoint_scores=self.joint_scores[i].astype(np.float32),
+                velocity_xy=self.mean[i, :2, 1].astype(np.float32),
+            )
+            for i in range(len(self))
+        ]
