@@ -23,7 +23,7 @@ _KNOWN: tuple[tuple[str, str], ...] = (
 
 # What `pip install -e '.[train]'` brings.
 _TRAIN_EXTRA = frozenset(
-    {"faster_coco_eval", "matplotlib", "onnx", "onnx_ir", "onnxscript", "pycocotools", "tensorboard", "torch"}
+    {"onnx", "onnx_ir", "onnxscript", "pycocotools", "torch"}
 )
 
 

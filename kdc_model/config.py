@@ -20,6 +20,7 @@ _ABOVE_ZERO = (
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "trunk_rate", "weight_decay", "warmup_steps", "freeze_stages", "rotation_deg", "seed", "workers",
+    "evaluate_epochs",
 )  # fmt: skip
 _PATHS = (
     "train_annotations", "train_images", "pseudo_masks", "val_annotations", "val_images", "pretrained",
@@ -42,6 +43,8 @@ class TrainConfig:
     which the network will be used; `scale_range` is the range of sizes around it.
     Learning rates: `learning_rate` for pyramid and heads, times `trunk_rate` for the pretrained trunk and
     coarse heads. `freeze_stages` leaves the first stages of the trunk as they are.
+    With `val_annotations` and `val_images` the averaged network is scored every `evaluate_epochs` passes over the
+    data (0 = never) and at the end.
     """
 
     train_annotations: tuple[str, ...]
@@ -89,12 +92,15 @@ class TrainConfig:
     seed: int = 0
     workers: int = 1
     checkpoint_minutes: float = 5.0
+    evaluate_epochs: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.train_annotations or len(self.train_annotations) != len(self.train_images):
             raise ConfigError(
                 "train_annotations and train_images must be lists of the same length, at least 1"
             )
+        if bool(self.val_annotations) != bool(self.val_images):
+            raise ConfigError("val_annotations and val_images go together: both or neither")
         if self.pseudo_masks and len(self.pseudo_masks) != len(self.train_annotations):
             raise ConfigError("pseudo_masks must be empty or one for each of train_annotations")
         if self.input_size % 32 or self.input_size <= 0:

@@ -17,6 +17,7 @@ from kdc_core.skeleton import NUM_KEYPOINTS
 from kdc_core.spec import METADATA_KEY, OUTPUT_NAMES, ModelSpec
 from kdc_model.candidate_graph import ExportedKDC
 from kdc_model.network import FieldTensors, KDCNet
+from kdc_model.torch_backend import model_spec
 from kdc_model.train import network_from_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -46,17 +47,8 @@ def export_onnx(
     Raises ParityError; the file is only put in place when the check has passed.
     """
     network, config, step = network_from_checkpoint(checkpoint)
-    side = long_side or config.long_side
-    spec = ModelSpec(
-        input_hw=(side, side),
-        stride=config.stride,
-        disk_radius_px=config.disk_radius_px,
-        mask_mode=config.mask_mode,
-        num_candidates=num_candidates,
-        mean=network.trunk.mean,
-        std=network.trunk.std,
-        provenance={"trunk": config.trunk, "step": step, **(provenance or {})},
-    )
+    origin = {"trunk": config.trunk, "step": step, **(provenance or {})}
+    spec = model_spec(network, config, long_side, num_candidates, origin)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.stem + ".partial.onnx")
     try:

@@ -25,6 +25,7 @@ from kdc_model.data.dataset import Batch, EpochDataset, PeopleDataset, StepSampl
 from kdc_model.losses import all_losses
 from kdc_model.network import KDCNet
 from kdc_model.pretrained import initialise
+from kdc_model.validation import Validation
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class NonFiniteLoss(RuntimeError):
 
 
 class Trainer:
-    """One training run in one folder: `last.pt`, `log.csv`. SIGTERM and SIGINT save and leave."""
+    """One training run in one folder: `last.pt`, `log.csv`; with validation data `scores.csv` and `best.pt`. SIGTERM and SIGINT save and leave."""
 
     def __init__(
         self, config: TrainConfig, out: Path, resume: bool = False, device: str | None = None
@@ -68,6 +69,9 @@ class Trainer:
         )
         self.total_steps = max(1, math.ceil(config.epochs * len(self.dataset) / config.batch_size))
         self._stop = False
+        self._validation = None
+        if config.val_annotations and config.evaluate_epochs > 0:
+            self._validation = Validation(config, out, len(self.dataset) / config.batch_size)
 
     def run(self) -> Path:
         """Train to the end (or a signal); returns the last checkpoint. Raises NonFiniteLoss."""
@@ -102,6 +106,8 @@ class Trainer:
                     summed = 0
                     progress.set_postfix({k[:4]: f"{v:.3f}" for k, v in means.items()})
                     self._log(means)
+                if self._validation and self._validation.due(self.step, self.total_steps) and not self._stop:
+                    self._validation.run(self.average, self.save(), self.step)
                 if self._stop or time.monotonic() - saved > config.checkpoint_minutes * 60:
                     self.save()
                     saved = time.monotonic()

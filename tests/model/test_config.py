@@ -43,13 +43,13 @@ def test_yaml_round_trip(tmp_path):
 
 def test_relative_paths_are_relative_to_the_file(tmp_path):
     config = TrainConfig.load(
-        write(tmp_path, pretrained="w/x.npz", val_images="/abs/val", pseudo_masks=[""], val_annotations="")
+        write(tmp_path, pretrained="w/x.npz", val_images="/abs/val", pseudo_masks=[""], val_annotations="v.json")
     )
     assert config.train_annotations == (str(tmp_path / "a.json"),)
     assert config.pretrained == str(tmp_path / "w/x.npz")
     assert config.val_images == "/abs/val"
     # No file stays no file.
-    assert config.pseudo_masks == ("",) and config.val_annotations == ""
+    assert config.pseudo_masks == ("",)
 
 
 def test_shipped_configurations_are_valid(repository):

@@ -1,0 +1,64 @@
+"""Scores on photos that are not trained on, every so often during a run."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import shutil
+from pathlib import Path
+
+from kdc_core.pipeline import Pipeline, PipelineOptions
+from kdc_model.config import TrainConfig
+from kdc_model.evaluate import evaluate, load_truth
+from kdc_model.network import KDCNet
+from kdc_model.torch_backend import TorchBackend, model_spec
+
+logger = logging.getLogger(__name__)
+
+_COLUMNS = ("keypoints.AP", "keypoints.AP50", "segm.AP", "segm.AP50", "person_iou")
+
+
+class Validation:
+    """Evaluates the averaged network, appends to `scores.csv`, and keeps the best checkpoint as `best.pt`.
+
+    Best is the largest sum of keypoint AP and mask AP; a resumed run reads the best so far from `scores.csv`.
+    Raises AnnotationError, FileNotFoundError for unusable validation data.
+    """
+
+    def __init__(self, config: TrainConfig, out: Path, steps_per_epoch: float) -> None:
+        self._config, self._out = config, out
+        self._truth = load_truth(Path(config.val_annotations), Path(config.val_images))
+        self._period = max(1, round(config.evaluate_epochs * steps_per_epoch))
+        self._scores = out / "scores.csv"
+        self._best = -1.0
+        if self._scores.exists():
+            with self._scores.open(newline="") as file:
+                self._best = max((_merit(row) for row in csv.DictReader(file)), default=-1.0)
+
+    def due(self, step: int, last_step: int) -> bool:
+        """Whether the network is to be scored after this many steps."""
+        return step % self._period == 0 or step == last_step
+
+    def run(self, average: KDCNet, checkpoint: Path, step: int) -> dict[str, float]:
+        """Score a network in evaluation mode, just saved as `checkpoint`."""
+        backend = TorchBackend(average, model_spec(average, self._config))
+        # AP looks at the whole range of scores.
+        metrics = evaluate(Pipeline(backend, PipelineOptions(person_threshold=0.01)), self._truth)
+        row = {"step": step, **{name: round(metrics[name], 5) for name in _COLUMNS}}
+        new = not self._scores.exists()
+        with self._scores.open("a", newline="") as file:
+            writer = csv.DictWriter(file, row.keys())
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        logger.info("step %d: keypoint AP %.3f, mask AP %.3f", step, metrics["keypoints.AP"], metrics["segm.AP"])
+        if _merit(row) > self._best:
+            self._best = _merit(row)
+            partial = self._out / "best.partial"
+            shutil.copyfile(checkpoint, partial)
+            partial.replace(self._out / "best.pt")
+        return metrics
+
+
+def _merit(row: dict) -> float:
+    return float(row["keypoints.AP"]) + float(row["segm.AP"])
