@@ -61,7 +61,7 @@ $(STAMPS)/runtime: $(STAMPS)/venv requirements/runtime.txt requirements/ros-whee
 	scripts/install_runtime.sh $(VENV)
 	@touch $@
 
-$(STAMPS)/test: $(STAMPS)/runtime requirements/test.txt requirements/train.txt
+$(STAMPS)/test: $(STAMPS)/runtime requirements/test.txt requirements/train.txt requirements/demo.txt
 	scripts/install_requirements.sh $(VENV) requirements/test.txt
 	@touch $@
 

@@ -35,7 +35,10 @@ class NonFiniteLoss(RuntimeError):
 
 
 class Trainer:
-    """One training run in one folder: `last.pt`, `log.csv`; with validation data `scores.csv` and `best.pt`. SIGTERM and SIGINT save and leave."""
+    """One training run in one folder: `last.pt` and `log.csv`; with validation data `scores.csv` and `best.pt`.
+
+    SIGTERM and SIGINT save and leave.
+    """
 
     def __init__(
         self, config: TrainConfig, out: Path, resume: bool = False, device: str | None = None

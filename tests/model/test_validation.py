@@ -50,9 +50,9 @@ def test_a_run_is_scored_every_epoch_and_at_its_end(config: TrainConfig, tmp_pat
 
 
 def test_without_validation_data_or_wish_nothing_is_scored(config: TrainConfig, tmp_path: Path) -> None:
-    for n, other in enumerate((replace(config, val_annotations="", val_images=""), replace(config, evaluate_epochs=0.0))):
-        out = tmp_path / str(n)
-        Trainer(replace(other, epochs=0.2), out).run()
+    for name, change in (("no data", {"val_annotations": "", "val_images": ""}), ("no wish", {"evaluate_epochs": 0.0})):
+        out = tmp_path / name
+        Trainer(replace(config, epochs=0.2, **change), out).run()
         assert not (out / "scores.csv").exists() and (out / "last.pt").exists()
 
 
