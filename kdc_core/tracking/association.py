@@ -17,16 +17,15 @@ from kdc_core.tracking.similarity import (
 )
 from kdc_core.tracking.tracks import TrackTable
 
-import os
-MG=float(os.environ.get('MG','2'))
+# Similarities are assigned by this power: one good pair is worth more than two middling ones.
+WORTH_POWER = 2.0
 FULL_JOINT_WEIGHT = 3.0  # shared joint confidence from which joints are fully believed
 MIN_JOINT_WEIGHT = 1.0  # shared joint confidence below which boxes and masks decide what may be a pair
 MIN_RIGID_WEIGHT = 0.5  # the same, weighted by rigidity, for measuring a shift
 SAME_POSE_OKS = 0.85  # two detections this alike, by COCO's constants alone, are one person seen twice
 SAME_BOX_IOU = 0.7  # the same, where there are no joints to compare
-MO=float(os.environ.get('MO','0'))
-DOUBTFUL_POSE = float(os.environ.get('DP','.4'))  # `JointMatch.pose` that a doubtful detection needs ...
-DOUBTFUL_OVERLAP = float(os.environ.get('DO','.3'))  # ... unless its mask or box overlaps this much
+DOUBTFUL_POSE = 0.4  # `JointMatch.pose` that a doubtful detection needs ...
+DOUBTFUL_OVERLAP = 0.3  # ... unless its mask or box overlaps this much
 HALF_BODY = 2.0  # sizes; how far the centre of a box may be from where that of the whole body is
 PLACE_SLACK = 0.1  # sizes; how sharply the agreement with the predicted place falls off (one sigma)
 
@@ -84,10 +83,10 @@ def compare(table: TrackTable, detections: Detections, options: TrackerOptions) 
     by_joints = joints.shared >= MIN_JOINT_WEIGHT
     enough = overlap >= options.min_overlap
     reachable = (distance2 <= reach[t] ** 2) & np.where(by_joints, joints.near >= options.min_oks, enough)
-    mk = detections.grids is not None and 1 or 0
-    certain = np.where(by_joints, (joints.pose >= DOUBTFUL_POSE) | (overlap*(mk if MO else 1) >= DOUBTFUL_OVERLAP), enough)
+    alike = (joints.pose >= DOUBTFUL_POSE) | (overlap >= DOUBTFUL_OVERLAP)
+    certain = np.where(by_joints, alike, enough)
     least = options.min_similarity * certainty
-    pairs.worth[t, n] = similarity**MG
+    pairs.worth[t, n] = similarity**WORTH_POWER
     pairs.allowed[t, n] = reachable & (similarity >= least)
     pairs.certain[t, n] = reachable & certain & (similarity >= options.min_similarity_doubtful * certainty)
     return pairs

@@ -101,7 +101,9 @@ class TrackerOptions:
             raise ValueError("one of TrackerOptions.pose_weight and overlap_weight must be above 0")
 
 
-_FRACTIONS = ("high_score", "mask_share", "min_similarity", "min_similarity_doubtful", "min_oks", "min_overlap", "duplicate_oks")
+_FRACTIONS = (
+    "high_score", "mask_share", "min_similarity", "min_similarity_doubtful", "min_oks", "min_overlap", "duplicate_oks",
+)  # fmt: skip
 _POSITIVE = (
     "max_gap_s", "max_mahalanobis", "joint_slack", "position_noise", "velocity_walk", "initial_velocity",
     "min_cutoff_hz", "max_lag_s",

@@ -12,9 +12,9 @@ from kdc_core.tracking.motion import JOINT_RIGIDITY
 GRID_WH = (12, 24)  # sample points of a mask inside its box
 GRID_POINTS = GRID_WH[0] * GRID_WH[1]
 # COCO's constants forgive what annotators disagree about; to tell two people apart half of that is enough.
-import os
-POSE_SHARPNESS = float(os.environ.get('PS','.5'))
-MISSING_JOINT_COST = float(os.environ.get('MJ','.5'))  # how much a joint that one side knows and the other lacks counts against a pair
+POSE_SHARPNESS = 0.5
+# How much a joint that one side knows and the other lacks counts against a pair.
+MISSING_JOINT_COST = 0.5
 
 _JOINT_VARIANCE = (2.0 * OKS_SIGMAS.astype(np.float64)) ** 2  # COCO: exp(-d^2 / (2 s^2 k^2)) with k = 2 sigma
 

@@ -7,6 +7,7 @@ and follow it when it is predicted.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +20,7 @@ from kdc_core.tracking.smoothing import JointFilter
 from kdc_core.tracking.types import Track, TrackState
 
 MEMORY_S = 1.0  # time constant with which an unseen joint's score fades and a body size shrinks
-import os
-UNSEEN_JOINT = float(os.environ.get('UJ','.8'))  # factor on a joint's score for each sighting of the person without it
+UNSEEN_JOINT = 0.8  # factor on a joint's score for each sighting of the person without it
 LOG_SCALE_LIMITS = (0.0, 14.0)  # of the filter's scale in log(px): nothing sensible lies outside
 
 
@@ -80,7 +80,7 @@ class TrackTable:
             joint_scores=detections.joint_scores[persons],
             body_boxes=(boxes - np.tile(centres, 2)) / sizes[:, None],
             body_sizes=np.ones(count),
-            grids=detections.grids[persons] if has_mask else np.zeros((count, GRID_POINTS), bool),
+            grids=detections.grids[persons] if detections.grids is not None else np.zeros((count, GRID_POINTS), bool),
             has_mask=np.full(count, has_mask),
             left_xy=centres,
             smoother=JointFilter.new(detections.xy[persons], detections.joint_scores[persons], stamp_s),
@@ -104,8 +104,8 @@ class TrackTable:
 
     def take(self, rows: np.ndarray) -> TrackTable:
         """The tracks of `rows` (indices or bool (T,))."""
-        values = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return TrackTable(**{n: v.take(rows) if isinstance(v, JointFilter) else v[rows] for n, v in values})
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return TrackTable(**{n: v.take(rows) if isinstance(v, JointFilter) else v[rows] for n, v in values.items()})
 
     def join(self, other: TrackTable) -> TrackTable:
         joined = {

@@ -142,7 +142,8 @@ def table(title: str, scenes: list[Scene], seeds: range, methods: dict[str, Runn
             for frames in sequences:
                 ids, everybody = evaluate(frames, run(frames))
                 rows.append(
-                    [ids[k] for k in ("IDSW", "IDF1", "HOTA", "MOTA")] + [everybody[k] for k in ("IDF1", "HOTA", "MOTA")]
+                    [ids[k] for k in ("IDSW", "IDF1", "HOTA", "MOTA")]
+                    + [everybody[k] for k in ("IDF1", "HOTA", "MOTA")]
                 )
             totals[name].append(np.array(rows))
             _line(scene.name, name, np.array(rows))

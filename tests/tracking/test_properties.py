@@ -30,7 +30,8 @@ def frames(draw: st.DrawFn) -> list[tuple[People, float, bool]]:
         middle = np.array([a[:2] for a in present]).reshape(n, 1, 2)
         size = np.array([a[2] for a in present]).reshape(n, 1, 1)
         xy = middle + size * rng.uniform(-0.5, 0.5, (n, NUM_KEYPOINTS, 2))
-        scores = rng.random((n, NUM_KEYPOINTS)) * (rng.random((n, NUM_KEYPOINTS)) < draw(st.sampled_from([0.0, 0.6, 1.0])))
+        share_found = draw(st.sampled_from([0.0, 0.6, 1.0]))
+        scores = rng.random((n, NUM_KEYPOINTS)) * (rng.random((n, NUM_KEYPOINTS)) < share_found)
         xy[scores == 0] = draw(st.sampled_from([0.0, np.nan, np.inf, 1e30]))
         half = np.concatenate([-size, size], 2)[:, 0].repeat(2, 1).reshape(n, 4)
         boxes = np.tile(middle[:, 0], 2) + half / 2
