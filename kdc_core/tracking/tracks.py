@@ -104,8 +104,9 @@ class TrackTable:
 
     def take(self, rows: np.ndarray) -> TrackTable:
         """The tracks of `rows` (indices or bool (T,))."""
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return TrackTable(**{n: v.take(rows) if isinstance(v, JointFilter) else v[rows] for n, v in values.items()})
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        taken: dict[str, Any] = {n: v.take(rows) if isinstance(v, JointFilter) else v[rows] for n, v in values}
+        return TrackTable(**taken)
 
     def join(self, other: TrackTable) -> TrackTable:
         joined = {
