@@ -82,7 +82,7 @@ class Prediction:
         except UnreadableImageError as error:
             self.problems.append(str(error))
             return
-        progress.total += video.expected_frames
+        progress.total = (progress.total or 0) + video.expected_frames
         writer = None
         if self._overlays is not None:
             writer = VideoWriter(self._overlays / self._overlay_name(path, ".mp4"), video.frames_per_s)
