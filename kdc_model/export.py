@@ -80,9 +80,23 @@ def write_onnx(network: KDCNet, spec: ModelSpec, path: Path) -> None:
         )
     model = onnx.load(str(path))
     model.producer_name = "kdc"
+    _forget_where_it_was_made(model)
     onnx.helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
+
+
+def _forget_where_it_was_made(model: onnx.ModelProto) -> None:
+    """Drop what the exporter notes on every node: stack traces with this machine's paths."""
+    graphs = [model.graph, *model.functions]
+    for graph in graphs:
+        for node in graph.node:
+            del node.metadata_props[:]
+            node.doc_string = ""
+        del graph.metadata_props[:]
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+        value.doc_string = ""
 
 
 def check_parity(network: KDCNet, spec: ModelSpec, path: Path) -> None:

@@ -94,3 +94,5 @@ def test_export_from_a_checkpoint(tmp_path: Path) -> None:
     assert loaded == spec
     assert loaded.provenance == {"trunk": "mobilenet_v1_075", "step": 7, "note": "made"}
     assert not list(tmp_path.glob("*.partial*"))
+    content = (tmp_path / "model.onnx").read_bytes()
+    assert b"/kdc_model/" not in content, "no paths of the machine it was made on"
