@@ -2,7 +2,7 @@
 
 `.npz` files are numpy archives (no pickle). MobileNetV1 files of the BodyPix / PoseNet family also start the
 coarse heads; torchvision's state dicts (`.pth`, loaded with `weights_only`) and `.npz` files in its names
-start the trunks of MobileNetV2 and ResNet.
+start the trunks of MobileNetV2 and ResNet. A file that `kdc export` wrote (`.onnx`) starts the whole network.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from kdc_core.skeleton import DIRECTED_EDGES, KEYPOINT_INDEX, NUM_DIRECTED_EDGES, NUM_KEYPOINTS
+from kdc_model.from_onnx import load_exported
 from kdc_model.network import KDCNet
 from kdc_model.trunks.mobilenet_v1 import MobileNetV1, load_published
 
@@ -57,6 +58,9 @@ def initialise(network: KDCNet, path: Path) -> None:
 
     Raises ValueError when the trunk misfits.
     """
+    if path.suffix == ".onnx":
+        load_exported(network, path)
+        return
     weights = load_weights(path)
     trunk = network.trunk
     if isinstance(trunk, MobileNetV1):

@@ -8,13 +8,14 @@ import logging
 import math
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import cv2
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -22,12 +23,16 @@ from kdc_model.config import TrainConfig
 from kdc_model.data.augment import WarpRange
 from kdc_model.data.coco import ImageRecord, add_pseudo_masks, load_records
 from kdc_model.data.dataset import Batch, EpochDataset, PeopleDataset, StepSampler, collate
+from kdc_model.from_onnx import unfold_norms
 from kdc_model.losses import all_losses
 from kdc_model.network import KDCNet
 from kdc_model.pretrained import initialise
 from kdc_model.validation import Validation
 
 logger = logging.getLogger(__name__)
+
+# Pictures whose statistics a network started from an exported file gets.
+_NORM_SAMPLES = 96
 
 
 class NonFiniteLoss(RuntimeError):
@@ -71,6 +76,9 @@ class Trainer:
             config.seed,
         )
         self.total_steps = max(1, math.ceil(config.epochs * len(self.dataset) / config.batch_size))
+        if config.pretrained.endswith(".onnx") and not last.exists():
+            unfold_norms(self.network, self._first_images())
+            self.average.load_state_dict(self.network.state_dict())
         self._stop = False
         self._validation = None
         if config.val_annotations and config.evaluate_epochs > 0:
@@ -122,6 +130,13 @@ class Trainer:
             for number, handler in previous.items():
                 signal.signal(number, handler)
         return self.save()
+
+    def _first_images(self) -> Iterator[Tensor]:
+        """Some augmented pictures, as the first steps will see them."""
+        count = min(_NORM_SAMPLES, len(self.dataset))
+        for index in range(0, count, self.config.batch_size):
+            part = range(index, min(index + self.config.batch_size, count))
+            yield collate([self.dataset[i] for i in part]).to(self.device).images.float()
 
     def _train_step(self, batch: Batch) -> dict[str, float]:
         config = self.config
