@@ -22,7 +22,7 @@ from tqdm import tqdm
 from kdc_model.config import TrainConfig
 from kdc_model.data.augment import WarpRange
 from kdc_model.data.coco import ImageRecord, add_pseudo_masks, load_records
-from kdc_model.data.dataset import Batch, EpochDataset, PeopleDataset, StepSampler, collate
+from kdc_model.data.dataset import Batch, EpochDataset, Mixing, PeopleDataset, StepSampler, collate
 from kdc_model.from_onnx import unfold_norms
 from kdc_model.losses import all_losses
 from kdc_model.network import KDCNet
@@ -74,6 +74,7 @@ class Trainer:
             WarpRange(config.long_side, config.scale_range, config.rotation_deg, config.flip),
             config.colour,
             config.seed,
+            Mixing(config.copy_paste, config.mosaic, config.blur, config.blur_px),
         )
         self.total_steps = max(1, math.ceil(config.epochs * len(self.dataset) / config.batch_size))
         if config.pretrained.endswith(".onnx") and not last.exists():

@@ -27,12 +27,14 @@ class Person:
     box_xywh:     x, y, width, height.
     segmentation: polygons, or an RLE dict with bytes or list counts; None where there is no mask.
     ignore:       the region counts in no loss: a crowd, or a person with neither keypoints nor mask.
+    mask_quality: IoU of the mask with the true one; 1 for a person's own, an estimate for a machine-made one.
     """
 
     keypoints: np.ndarray
     box_xywh: tuple[float, float, float, float]
     segmentation: list[list[float]] | dict[str, Any] | None
     ignore: bool
+    mask_quality: float = 1.0
 
     @property
     def has_keypoints(self) -> bool:
@@ -136,7 +138,7 @@ def add_pseudo_masks(
             if person.segmentation is None and entry and entry["quality"] >= min_quality:
                 where = f"{masks}: mask {annotation_id}"
                 rle = _segmentation(where, entry, (record.height, record.width))
-                person = replace(person, segmentation=rle)
+                person = replace(person, segmentation=rle, mask_quality=float(entry["quality"]))
             persons.append(person)
         out.append(replace(record, persons=tuple(persons)))
     return out
