@@ -46,7 +46,9 @@ class TrainConfig:
     which the network will be used; `scale_range` is the range of sizes around it. `copy_paste`, `mosaic` and
     `blur` are the chances of each (see `kdc_model.data.dataset.Mixing`).
     Learning rates: `learning_rate` for pyramid and heads, times `trunk_rate` for the pretrained trunk and
-    coarse heads. `freeze_stages` leaves the first stages of the trunk as they are.
+    coarse heads. `freeze_stages` leaves the first stages of the trunk as they are; `freeze_norms` keeps the
+    statistics of all batch norms, for batches too small to have good ones. `batch_size` is that of all processes
+    together.
     With `val_annotations` and `val_images` the averaged network is scored every `evaluate_epochs` passes over the
     data (0 = never) and at the end.
     """
@@ -87,6 +89,7 @@ class TrainConfig:
     weight_decay: float = 1e-4
     warmup_steps: int = 100
     freeze_stages: int = 0
+    freeze_norms: bool = False
     clip_norm: float = 5.0
     ema_decay: float = 0.998
     loss_heatmap: float = LossWeights.heatmap

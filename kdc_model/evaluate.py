@@ -79,16 +79,20 @@ def _completed(annotation: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def evaluate(
-    predict: Callable[[np.ndarray], FrameResult],
-    truth: list[TruthImage],
-    progress: bool = False,
-) -> dict[str, float]:
-    """Run `predict` (a `Pipeline`, for one) on every image and score what it returns.
+@dataclass
+class Found:
+    """What was found in some of the images: result entries (see `coco_results`), person pixels, and the time."""
 
-    Returns keypoints.AP and so on, segm.AP and so on (both -1 where nothing is annotated, as COCO has it),
-    person_iou, images, and ms_per_image, the mean time of `predict` without reading the file.
-    """
+    results: list[dict[str, Any]]
+    intersection_px: int
+    union_px: int
+    seconds: float
+
+
+def find_people(
+    predict: Callable[[np.ndarray], FrameResult], truth: list[TruthImage], progress: bool = False
+) -> Found:
+    """Run `predict` (a `Pipeline`, for one) on every image; timed without reading the file."""
     results: list[dict[str, Any]] = []
     pixels = PersonPixels()
     seconds = 0.0
@@ -101,13 +105,33 @@ def evaluate(
         seconds += time.perf_counter() - start
         results += coco_results(people, image.record.image_id)
         pixels.add(people, image)
+    return Found(results, pixels.intersection, pixels.union, seconds)
+
+
+def score(truth: list[TruthImage], parts: list[Found]) -> dict[str, float]:
+    """Score what was found in the images of `truth`, however they were shared out.
+
+    Returns keypoints.AP and so on, segm.AP and so on (both -1 where nothing is annotated, as COCO has it),
+    person_iou, images, and ms_per_image, the mean time of `predict` without reading the file.
+    """
+    results = [entry for part in parts for entry in part.results]
+    pixels = PersonPixels()
+    pixels.intersection = sum(part.intersection_px for part in parts)
+    pixels.union = sum(part.union_px for part in parts)
     return {
         **{f"keypoints.{k}": v for k, v in score_keypoints(truth, results).items()},
         **{f"segm.{k}": v for k, v in score_masks(truth, results).items()},
         "person_iou": pixels.iou(),
         "images": len(truth),
-        "ms_per_image": 1e3 * seconds / len(truth),
+        "ms_per_image": 1e3 * sum(part.seconds for part in parts) / len(truth),
     }
+
+
+def evaluate(
+    predict: Callable[[np.ndarray], FrameResult], truth: list[TruthImage], progress: bool = False
+) -> dict[str, float]:
+    """Run `predict` on every image and score what it returns (see `score`)."""
+    return score(truth, [find_people(predict, truth, progress)])
 
 
 def score_keypoints(truth: list[TruthImage], results: list[dict[str, Any]]) -> dict[str, float]:

@@ -27,7 +27,9 @@ def paste_person(
 
     image, donor_image: uint8 (H, W, 3) of equal size. Keypoints that the pasted person covers are no longer
     labelled: what is behind is not to be guessed; nor are the pasted person's own points that something hid in the
-    donor. People of whom next to nothing is left are dropped with their keypoints. Raises ValueError for a person without a mask, or pictures of different sizes.
+    donor. People of whom next to nothing is left are dropped with their keypoints.
+
+    Raises ValueError for a person without a mask, or pictures of different sizes.
     """
     if image.shape != donor_image.shape:
         raise ValueError(f"the pictures have different sizes: {image.shape} and {donor_image.shape}")

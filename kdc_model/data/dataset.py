@@ -142,17 +142,25 @@ def _has_pasteable(record: ImageRecord) -> bool:
 
 
 class StepSampler(Sampler[tuple[int, int]]):
-    """Shuffled (epoch, index) pairs that can start at any sample, so that a resumed run goes on exactly."""
+    """Shuffled (epoch, index) pairs that can start at any sample, so that a resumed run goes on exactly.
 
-    def __init__(self, length: int, seed: int, start: int, count: int) -> None:
+    `rank` of `world` processes gets every world-th sample, so that together they see each global batch once
+    (as torch's DistributedSampler deals them out, which cannot start in the middle of an epoch).
+    """
+
+    def __init__(self, length: int, seed: int, start: int, count: int, rank: int = 0, world: int = 1) -> None:
         self.length, self.seed, self.start, self.count = length, seed, start, count
+        self.rank, self.world = rank, world
 
     def __len__(self) -> int:
-        return self.count
+        return len(self._positions())
+
+    def _positions(self) -> range:
+        return range(self.start + self.rank, self.start + self.count, self.world)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch, order = -1, np.empty(0, np.int64)
-        for position in range(self.start, self.start + self.count):
+        for position in self._positions():
             if position // self.length != epoch:
                 epoch = position // self.length
                 order = np.random.default_rng((self.seed, epoch)).permutation(self.length)

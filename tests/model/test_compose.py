@@ -43,7 +43,8 @@ def test_a_pasted_person_brings_its_pixels_and_points_and_hides_what_is_behind()
     assert (mixed[18:37, 18:37] == 200).all() and (mixed[:12, :12] == 50).all() and (mixed[:, 45:] == 50).all()
     assert (truth.instance[15:40, 15:40] == 2).all()
     assert (truth.instance[10:15, 5:25] == 1).all() and (truth.instance[:5, :5] == 0).all()
-    assert np.argwhere(truth.labelled).tolist() == [[0, NOSE], [1, NOSE], [1, WRIST]]  # one wrist is covered, the knee was hidden
+    assert np.argwhere(truth.labelled).tolist() == [[0, NOSE], [1, NOSE], [1, WRIST]]
+    # (one wrist is covered now, and the knee was hidden in the donor)
     np.testing.assert_array_equal(truth.keypoints_xy[1], donor.keypoints_xy[1])
     assert truth.keypoint_ignore[:15].all() and not truth.keypoint_ignore[15:20, 15:40].any()
     assert behind.labelled[0, WRIST] and (behind.instance[15:30, 15:25] == 1).all()  # the input is untouched
