@@ -25,8 +25,8 @@ class RunError(ValueError):
 class RunFrame:
     """The people of one frame, in the pixels of the source image. N persons.
 
-    index:          number of the frame in the run, from 0.
-    stamp_ns:       the image header's stamp; log_ns: when the bag's recorder received it.
+    index:          number of the frame among those of the bag's topic, from 0.
+    stamp_ns:       the image header's stamp, 0 where the camera stamps nothing; log_ns: when it was recorded.
     image_hw:       height and width of the image in pixels.
     ids:            int32 (N,), track ids; 0 = not tracked.
     states:         names of `TrackState`, one for each.
@@ -50,6 +50,11 @@ class RunFrame:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    @property
+    def time_ns(self) -> int:
+        """The stamp, or the log time where the camera stamps nothing."""
+        return self.stamp_ns or self.log_ns
 
     def people(self) -> People:
         """The people as the pipeline gave them; the label map is decoded anew at every call."""
@@ -106,7 +111,7 @@ class Run:
 
     def times_s(self) -> np.ndarray:
         """Stamps in seconds since the first frame's, float64 (frames,)."""
-        stamps = np.array([frame.stamp_ns for frame in self.frames], np.int64)
+        stamps = np.array([frame.time_ns for frame in self.frames], np.int64)
         return (stamps - stamps[:1]) / NS_PER_S
 
 
