@@ -17,7 +17,7 @@ from kdc_core.coco_scores import (
     score_keypoints,
     score_masks,
 )
-from kdc_replay.frame_scores import FrameScore, not_ignored, overlap_matrix, score_frame
+from kdc_replay.frame_scores import FOUND_SIMILARITY, FrameScore, not_ignored, overlap_matrix, score_frame
 from kdc_replay.run_reader import Run, RunFrame
 from kdc_replay.track_scores import score_ids
 
@@ -162,7 +162,7 @@ def _tracking(
     for (frame, everything), persons in zip(scored, asked):
         known = [a if by_mask else {**a, "has_mask": False} for a in persons if a.get("track_id") is not None]
         overlap = overlap_matrix(known, frame)
-        claimed = (overlap >= 0.5).any(0)
+        claimed = overlap.max(0, initial=0.0) >= FOUND_SIMILARITY
         counted = set(not_ignored(frame, list(range(len(frame))), everything))
         used = [i for i in range(len(frame)) if frame.ids[i] > 0 and (i in counted or claimed[i])]
         truth_ids.append(np.array([a["track_id"] for a in known], np.int64))

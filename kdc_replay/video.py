@@ -80,10 +80,12 @@ class AnnotatedVideo:
         # The colour planes have half the size.
         self._size_wh = (width + width % 2, height + height % 2)
         self._container = av.open(str(self.path), "w", format="mp4", options={"movflags": "+faststart"})
-        self._stream = self._container.add_stream(_CODEC, rate=round(1 / _FIRST_STEP_S), options=_CODEC_OPTIONS)
-        self._stream.width, self._stream.height = self._size_wh
-        self._stream.pix_fmt = "yuv420p"
-        self._stream.codec_context.time_base = Fraction(1, _CLOCK_HZ)
+        stream = self._container.add_stream(_CODEC, rate=round(1 / _FIRST_STEP_S), options=_CODEC_OPTIONS)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height = self._size_wh
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, _CLOCK_HZ)
+        self._stream = stream
 
     def _advance(self, time_ns: int) -> int:
         """Ticks from the last frame to this one."""
