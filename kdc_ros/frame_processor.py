@@ -11,11 +11,11 @@ from rclpy.clock import Clock
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.time import Time
 from sensor_msgs.msg import Image
-from std_msgs.msg import Header
 
 from kdc_core.backends.base import InferenceError
 from kdc_core.pipeline import Pipeline
 from kdc_core.types import FrameResult
+from kdc_ros.frame import Frame
 from kdc_ros.frame_statistics import FrameStatistics
 from kdc_ros.image_conversion import ImageConversionError, image_to_rgb
 from kdc_ros.parameters import Settings, pipeline_options
@@ -27,14 +27,7 @@ FAULT_LOG_PERIOD_S = 5.0
 class FrameOutputs(Protocol):
     """Where a processed frame goes (`kdc_ros.outputs.Outputs`)."""
 
-    def publish(
-        self,
-        image: np.ndarray,
-        result: FrameResult,
-        track_ids: np.ndarray,
-        header: Header,
-        settings: Settings,
-    ) -> None:
+    def publish(self, frame: Frame, result: FrameResult, track_ids: np.ndarray, settings: Settings) -> None:
         """Publish one frame."""
 
 
@@ -103,5 +96,5 @@ class FrameProcessor:
         # A camera that stamps nothing still gets tracks, by the time of processing.
         seen = stamp if stamp.nanoseconds else self._clock.now()
         track_ids = self._track_ids.update(result.people, seen.nanoseconds * 1e-9, settings.tracking)
-        self._outputs.publish(image, result, track_ids, message.header, settings)
+        self._outputs.publish(Frame(image, message.header), result, track_ids, settings)
         return result

@@ -13,7 +13,7 @@ import rclpy
 import rclpy.logging
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import Image
 
 from kdc_core.backends.base import ModelLoadError
 from kdc_core.pipeline import Pipeline
@@ -24,7 +24,7 @@ from kdc_ros.mailbox import Mailbox
 from kdc_ros.monitor import FrameMonitor
 from kdc_ros.outputs import Outputs
 from kdc_ros.parameters import NodeParameters, SettingsError, model_path, pipeline_options
-from kdc_ros.qos import NEWEST, MismatchLog
+from kdc_ros.qos import MismatchLog
 from kdc_ros.tracking import TrackIds
 from kdc_ros.worker import InferenceWorker
 
@@ -73,7 +73,7 @@ class PeopleNode(Node):
         self._raise_worker_fault()
         reliability = self.parameters.current().image_reliability
         images = ImageSubscription(self, "image", self._on_image, reliability, self._mismatches)
-        self.create_subscription(CameraInfo, "camera_info", self._outputs.set_camera_info, NEWEST)
+        self._outputs.activate()
         monitor = FrameMonitor(
             images.topic_name,
             self.statistics,

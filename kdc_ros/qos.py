@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
+from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import (
     DurabilityPolicy,
     HistoryPolicy,
+    QoSPolicyKind,
     QoSProfile,
     ReliabilityPolicy,
     qos_policy_name_from_kind,
 )
+from rclpy.qos_overriding_options import QoSOverridingOptions
 
 try:
     from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
@@ -39,6 +44,25 @@ PICTURES = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.VOLATILE,
 )
+
+# What the user may override for each topic, by parameters such as
+# qos_overrides./kdc/poses.publisher.reliability: best_effort
+OVERRIDABLE = QoSOverridingOptions(
+    (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
+)
+
+
+def create_publisher(
+    node: Node, kind: type, topic: str, qos: QoSProfile, mismatches: MismatchLog
+) -> Publisher:
+    """A publisher whose quality of service the user may override, and whose mismatches are reported."""
+    return node.create_publisher(
+        kind,
+        topic,
+        copy.copy(qos),  # overrides are written into it
+        event_callbacks=mismatches.for_publisher(node.resolve_topic_name(topic)),
+        qos_overriding_options=OVERRIDABLE,
+    )
 
 
 class MismatchLog:

@@ -63,6 +63,13 @@ def test_node_is_free_of_torch():
     assert loaded == ["rclpy"]
 
 
+def test_replay_is_free_of_torch_and_ros():
+    # What reads bags or draws is imported by its user; scores import TrackEval when they are asked for.
+    modules = modules_of("kdc_replay", skip=("__main__",))
+    assert "kdc_replay.track_scores" in modules
+    assert loaded_after(modules, ("torch", "tensorrt", "trackeval", "kdc_model", *ROS_MODULES, "kdc_ros")) == []
+
+
 def test_training_is_free_of_ros():
     if importlib.util.find_spec("torch") is None:
         pytest.skip("needs torch")

@@ -69,11 +69,11 @@ def test_a_frame_goes_through(bench):
     sent = message()
     bench.processor.process(pipeline, sent)
     assert np.array_equal(pipeline.images[0], IMAGE)
-    [(image, result, track_ids, header, settings)] = bench.outputs.frames
-    assert np.array_equal(image, IMAGE)
+    [(frame, result, track_ids, settings)] = bench.outputs.frames
+    assert np.array_equal(frame.image, IMAGE)
     assert result.people is people
     assert (track_ids > 0).all() and len(set(track_ids.tolist())) == 3
-    assert header == sent.header
+    assert frame.header == sent.header
     assert settings is bench.settings
     counts = bench.statistics.snapshot()
     assert counts.processed == 1
@@ -82,7 +82,7 @@ def test_a_frame_goes_through(bench):
 
 def test_an_unstamped_frame_has_no_latency(bench):
     bench.processor.process(FakePipeline(), message(sec=0, header=Header()))
-    assert bench.outputs.frames[0][3] == Header()
+    assert bench.outputs.frames[0][0].header == Header()
     assert bench.statistics.snapshot().latency_s is None
 
 
