@@ -10,8 +10,9 @@ from typing import Any
 from kdc_cli.arguments import add_model_arguments, fraction, load_pipeline, positive
 
 _DESCRIPTION = """\
-Score a network on COCO-format annotations: COCO's keypoint AP and person mask AP, and the IoU of all person
-pixels. Needs pycocotools (pip install -e '.[train]'), but no PyTorch."""
+Score a network on annotated pictures: COCO's keypoint AP and person mask AP, and the IoU of all person pixels; by
+the rules of COCO, OCHuman (people who are not annotated count as false) or CrowdPose (14 points, no masks). Needs
+pycocotools (pip install -e '.[train]'), but no PyTorch."""
 
 _EPILOG = """\
 example:
@@ -34,6 +35,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--annotations", required=True, type=Path, metavar="FILE.json", help="COCO person keypoints and masks"
     )
     parser.add_argument(
+        "--protocol",
+        choices=("coco", "ochuman", "crowdpose"),
+        default="coco",
+        help="whose files and rules (default: %(default)s)",
+    )
+    parser.add_argument(
         "--out", required=True, type=Path, metavar="FILE.json", help="where to write the metrics"
     )
     parser.add_argument(
@@ -53,13 +60,15 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate. Raises ModelLoadError, AnnotationError, FileNotFoundError, UnreadableImageError."""
     from kdc_core.pipeline import PipelineOptions
     from kdc_model.evaluate import evaluate, format_table, load_truth
+    from kdc_model.protocols import PROTOCOLS
 
-    truth = load_truth(args.annotations, args.images, args.limit)
+    protocol = PROTOCOLS[args.protocol]
+    truth = load_truth(args.annotations, args.images, args.limit, protocol)
     pipeline = load_pipeline(args, PipelineOptions(person_threshold=args.score_threshold))
     try:
-        metrics = evaluate(pipeline, truth, progress=True)
+        metrics = evaluate(pipeline, truth, progress=True, protocol=protocol)
     finally:
         pipeline.close()
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(metrics, indent=2) + "\n")
+    args.out.write_text(json.dumps({"protocol": protocol.name, **metrics}, indent=2) + "\n")
     print(format_table(metrics))

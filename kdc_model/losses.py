@@ -37,7 +37,7 @@ def heatmap_loss(logits: Tensor, batch: Batch) -> Tensor:
     target = torch.zeros_like(logits)
     b, k, row, col = batch.disk_index.unbind(1)
     target[b, k, row, col] = 1.0
-    valid = batch.heatmap_valid[:, None] | (target > 0)
+    valid = (batch.heatmap_valid[:, None] & batch.annotated_types[:, :, None, None]) | (target > 0)
     loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return _mean((loss * valid).sum(), valid.sum())
 

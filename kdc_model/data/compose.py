@@ -55,6 +55,7 @@ def paste_person(
         has_mask=np.append(truth.has_mask, True),
         keypoint_ignore=truth.keypoint_ignore & ~cut,
         mask_ignore=truth.mask_ignore & ~cut,
+        annotated_types=truth.annotated_types & donor.annotated_types,
     )
     return np.clip(np.rint(mixed), 0, 255).astype(np.uint8), joined
 
@@ -103,6 +104,7 @@ def mosaic(
         has_mask=np.concatenate(has_mask),
         keypoint_ignore=keypoint_ignore,
         mask_ignore=mask_ignore,
+        annotated_types=np.all([truth.annotated_types for _, truth in parts], axis=0),
     )
 
 

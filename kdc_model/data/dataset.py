@@ -189,6 +189,7 @@ class Batch:
     disk_index:   int64 (P, 4): sample, keypoint type, row, column;  disk_offset float32 (P, 2).
     edge_index:   int64 (Q, 4): sample, directed edge, row, column;  edge_offset float32 (Q, 2).
     heatmap_valid, person_valid: bool (B, h, w);  person: float32 (B, h, w);  instance: int64 (B, h, w).
+    annotated_types: bool (B, K): whose heatmaps say anything.
     centroids_xy: per sample float32 (N, 2);  keypoints_xy: float32 (N, K, 2);  labelled: bool (N, K).
     """
 
@@ -198,6 +199,7 @@ class Batch:
     edge_index: Tensor
     edge_offset: Tensor
     heatmap_valid: Tensor
+    annotated_types: Tensor
     person: Tensor
     person_valid: Tensor
     instance: Tensor
@@ -241,6 +243,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         edge_index=sparse("edge_index"),
         edge_offset=joined("edge_offset"),
         heatmap_valid=dense("heatmap_valid"),
+        annotated_types=dense("annotated_types"),
         person=dense("person"),
         person_valid=dense("person_valid"),
         instance=dense("instance").long(),
