@@ -47,6 +47,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--limit", type=positive, metavar="N", help="the first N pictures only, for a quick look"
     )
     parser.add_argument(
+        "--oracle",
+        choices=("fields", "keypoints", "masks"),
+        help="take these from the annotations instead of the network, to tell its errors from the decoder's: all "
+        "fields, the keypoints (the masks are the network's) or the mask fields (the keypoints are)",
+    )
+    parser.add_argument(
         "--score-threshold",
         type=fraction,
         default=0.01,
@@ -66,7 +72,13 @@ def run(args: argparse.Namespace) -> None:
     truth = load_truth(args.annotations, args.images, args.limit, protocol)
     pipeline = load_pipeline(args, PipelineOptions(person_threshold=args.score_threshold))
     try:
-        metrics = evaluate(pipeline, truth, progress=True, protocol=protocol)
+        if args.oracle:
+            from kdc_model.oracle import with_oracle
+
+            pipeline, before = with_oracle(pipeline, args.oracle)
+        else:
+            before = None
+        metrics = evaluate(pipeline, truth, progress=True, protocol=protocol, before=before)
     finally:
         pipeline.close()
     args.out.parent.mkdir(parents=True, exist_ok=True)

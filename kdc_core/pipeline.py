@@ -73,6 +73,11 @@ class Pipeline:
         return cls(load_backend(Path(model), backend, threads), options, long_side)
 
     @property
+    def backend(self) -> Backend:
+        """The loaded network."""
+        return self._backend
+
+    @property
     def backend_name(self) -> str:
         return self._backend.name
 

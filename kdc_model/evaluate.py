@@ -26,15 +26,15 @@ from kdc_core.coco_scores import (
 )
 from kdc_core.images import read_rgb
 from kdc_core.types import FrameResult
-from kdc_model.data.coco import AnnotationError, keypoint_names, load_records
+from kdc_model.data.coco import AnnotationError, ImageRecord, keypoint_names, load_records
 from kdc_model.protocols import PROTOCOLS, Protocol
 
 
 @dataclass(frozen=True)
 class TruthImage(AnnotatedImage):
-    """One image of the ground truth with the file that shows it, and the names of the subsets that it is in."""
+    """One image of the ground truth with its whole record, and the names of the subsets that it is in."""
 
-    path: Path
+    record: ImageRecord
     subsets: tuple[str, ...] = ()
 
 
@@ -67,7 +67,7 @@ def load_truth(
         if in_category and annotation["image_id"] in of_image:
             of_image[annotation["image_id"]].append(protocol.annotation(annotation))
     return [
-        TruthImage(r.image_id, (r.height, r.width), of_image[r.image_id], r.path, subsets[r.image_id])
+        TruthImage(r.image_id, (r.height, r.width), of_image[r.image_id], r, subsets[r.image_id])
         for r in records
     ]
 
@@ -82,14 +82,22 @@ class Found:
 
 
 def find_people(
-    predict: Callable[[np.ndarray], FrameResult], truth: list[TruthImage], progress: bool = False
+    predict: Callable[[np.ndarray], FrameResult],
+    truth: list[TruthImage],
+    progress: bool = False,
+    before: Callable[[TruthImage], None] | None = None,
 ) -> Found:
-    """Run `predict` (a `Pipeline`, for one) on every image; timed without reading the file."""
+    """Run `predict` (a `Pipeline`, for one) on every image; timed without reading the file.
+
+    before: called with each image before it is shown to `predict`.
+    """
     results: list[dict[str, Any]] = []
     pixels = PersonPixels()
     seconds = 0.0
     for i, image in enumerate(tqdm(truth, unit="image", disable=None if progress else True)):
         picture = _read(image)
+        if before is not None:
+            before(image)
         if i == 0:
             predict(picture)  # the first call allocates what the others use again
         start = time.perf_counter()
@@ -142,17 +150,18 @@ def evaluate(
     truth: list[TruthImage],
     progress: bool = False,
     protocol: Protocol = PROTOCOLS["coco"],
+    before: Callable[[TruthImage], None] | None = None,
 ) -> dict[str, float]:
-    """Run `predict` on every image and score what it returns (see `score`)."""
-    return score(truth, [find_people(predict, truth, progress)], protocol)
+    """Run `predict` on every image and score what it returns (see `find_people` and `score`)."""
+    return score(truth, [find_people(predict, truth, progress, before)], protocol)
 
 
 def _read(truth: TruthImage) -> np.ndarray:
-    image = read_rgb(truth.path, upright=False)
+    image = read_rgb(truth.record.path, upright=False)
     if image.shape[:2] != truth.image_hw:
         height, width = truth.image_hw
         raise AnnotationError(
-            f"{truth.path} is {image.shape[1]} x {image.shape[0]} pixels, its annotations are for "
+            f"{truth.record.path} is {image.shape[1]} x {image.shape[0]} pixels, its annotations are for "
             f"{width} x {height}"
         )
     return image

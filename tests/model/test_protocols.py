@@ -168,6 +168,6 @@ def test_the_data_sets_own_files_are_read(shared_data, folder, protocol, images,
     if not path.is_dir():
         pytest.skip(f"no samples at {path}")
     truth = load_truth(path / "annotations.json", path / "images", protocol=PROTOCOLS[protocol])
-    assert len(truth) == images and all(t.path.is_file() for t in truth)
+    assert len(truth) == images and all(t.record.path.is_file() for t in truth)
     records = load_records(path / "annotations.json", path / "images")
     assert sum(p.has_keypoints for r in records for p in r.persons) == persons
