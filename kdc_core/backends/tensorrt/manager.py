@@ -38,8 +38,9 @@ class Candidate:
     twin: Path
 
 
-# Measures a candidate; its record goes into the side file. "passed" False in it keeps the engine from being stored.
-AccuracyCheck = Callable[[Candidate], dict[str, Any]]
+# Measures a candidate: its record goes into the side file, None where nothing can be measured. "passed" False in it
+# keeps the engine from being stored.
+AccuracyCheck = Callable[[Candidate], dict[str, Any] | None]
 
 
 class AccuracyRefused(EngineBuildError):
