@@ -1,4 +1,4 @@
-"""Label maps (uint16, 0 = background, i + 1 = person i) as runs of equal pixels: a few thousand for millions of pixels."""
+"""Label maps (uint16, 0 = background, i + 1 = person i) as runs of equal pixels: thousands instead of millions."""
 
 from __future__ import annotations
 

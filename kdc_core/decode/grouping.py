@@ -12,11 +12,11 @@ from kdc_core.skeleton import DIRECTED_EDGES, NUM_EDGES, NUM_KEYPOINTS, OKS_SIGM
 
 # Length of each tree edge over the square root of the person's area: 75th percentile over 2,000 people of
 # people/train with ten keypoints or more (a bone that points at the camera looks shorter than it is).
-_EDGE_LENGTHS = np.array(
+EDGE_LENGTHS = np.array(
     [0.09, 0.09, 0.43, 0.43, 0.15, 0.15, 0.79, 0.79, 0.59, 0.59, 0.58, 0.58, 0.45, 0.45, 0.37, 0.37],
     np.float32,
 )
-_DIRECTED_LENGTHS = np.concatenate([_EDGE_LENGTHS, _EDGE_LENGTHS])
+_DIRECTED_LENGTHS = np.concatenate([EDGE_LENGTHS, EDGE_LENGTHS])
 # Edges within the face are too short to tell a person's size.
 _TELLS_SIZE = _DIRECTED_LENGTHS > 0.2
 _EDGES_FROM = tuple(
@@ -91,19 +91,20 @@ class _Table:
         self._nearest_miss: list[list[float]] = np.take_along_axis(self._mutual, nearest[..., None], 2)[..., 0].tolist()
         self.is_free: list[list[bool]] = (self._taken == 0).tolist()
         self.points: list[list[list[float]]] = points.tolist()
-        self.size: list[list[float]] = self._sizes().tolist()
+        self._size: list[list[float]] = self._sizes().tolist()
 
     def _sizes(self) -> np.ndarray:
-        """A person's size by each candidate's longest likely bone, (K, M) pixels; 0 where none tells it."""
+        """A person's size in pixels by each candidate's longest likely bone, (K, M); 0 where none tells it."""
         length = np.hypot(self._far_x - self.x[_SOURCES], self._far_y - self.y[_SOURCES])
         length /= _DIRECTED_LENGTHS[:, None]
         length[(self._far_ends[..., 2] <= 0.1) | ~_TELLS_SIZE[:, None]] = 0.0
         return np.maximum.reduceat(length[_BY_SOURCE], _FIRST_OF_SOURCE, axis=0)
 
-    def claim(self, kind: int, candidate: int) -> None:
-        """Take a candidate out of the game."""
+    def claim(self, kind: int, candidate: int) -> float:
+        """Take a candidate out of the game. Returns the person's size by its longest likely bone in pixels, or 0."""
         self.is_free[kind][candidate] = False
         self._taken[kind, candidate] = np.inf
+        return self._size[kind][candidate]
 
     def far_end(self, edge: int, candidate: int) -> list[float]:
         """Where the edge's other end should be, and the heatmap's score there: x, y, score."""
@@ -145,21 +146,50 @@ def group(candidates: Candidates, options: GroupingOptions | None = None) -> Pos
     table = _Table(candidates, options)
     seeds = np.argwhere(table.score >= options.seed_threshold)
     seeds = seeds[np.argsort(-table.score[seeds[:, 0], seeds[:, 1]], kind="stable")]
-    # Candidates that lie on a joint of a person found before, within half the walk's tolerance, start nobody.
-    explained = np.zeros(table.score.shape, bool)
-    reach = 0.5 * options.tolerance * _TWO_SIGMAS
-    poses: list[tuple[np.ndarray, np.ndarray]] = []
-    scales: list[float] = []
+    found = _Found(len(seeds), options)
     for kind, index in seeds.tolist():
-        if not table.is_free[kind][index] or explained[kind, index]:
-            continue
-        xy, score, scale = _walk(table, kind, index, options)
-        poses.append((xy, score))
-        scales.append(scale)
-        across, down = table.x - xy[:, :1], table.y - xy[:, 1:]
-        limit = np.where(score > 0, (reach * scale + 0.5 * options.slack_px) ** 2, -1.0)
-        explained |= across * across + down * down <= limit[:, None]
-    return _rank(poses, scales, options)
+        if table.is_free[kind][index] and not found.explains(kind, table.points[kind][index]):
+            found.add(*_walk(table, kind, index, options))
+    return _rank(found.xy, found.confidence, found.scales, options)
+
+
+class _Found:
+    """The poses found so far: xy (N, K, 2) network pixels, confidence (N, K), scales (N,)."""
+
+    def __init__(self, capacity: int, options: GroupingOptions) -> None:
+        self._xy = np.zeros((2, NUM_KEYPOINTS, capacity), np.float32)
+        self._score = np.zeros((NUM_KEYPOINTS, capacity), np.float32)
+        self._scale = np.zeros(capacity, np.float32)
+        # How near to a pose's keypoint a candidate counts as explained, squared; negative for a keypoint not found.
+        self._reach = np.zeros((NUM_KEYPOINTS, capacity), np.float32)
+        self._tolerance = 0.5 * options.tolerance * _TWO_SIGMAS
+        self._slack_px = 0.5 * options.slack_px
+        self._count = 0
+
+    def add(self, xy: np.ndarray, score: np.ndarray, scale: float) -> None:
+        """One more pose: keypoints (K, 2), scores (K,) and scale in pixels."""
+        n = self._count
+        self._xy[:, :, n], self._score[:, n], self._scale[n] = xy.T, score, scale
+        self._reach[:, n] = np.where(score > 0, (self._tolerance * scale + self._slack_px) ** 2, -1.0)
+        self._count += 1
+
+    def explains(self, kind: int, place: list[float]) -> bool:
+        """Whether a pose has this joint already, within half the walk's tolerance."""
+        across = self._xy[0, kind, : self._count] - place[0]
+        down = self._xy[1, kind, : self._count] - place[1]
+        return bool((across * across + down * down <= self._reach[kind, : self._count]).any())
+
+    @property
+    def xy(self) -> np.ndarray:
+        return self._xy[:, :, : self._count].transpose(2, 1, 0)
+
+    @property
+    def confidence(self) -> np.ndarray:
+        return np.ascontiguousarray(self._score[:, : self._count].T)
+
+    @property
+    def scales(self) -> np.ndarray:
+        return self._scale[: self._count]
 
 
 def _walk(table: _Table, kind: int, index: int, options: GroupingOptions) -> tuple[np.ndarray, np.ndarray, float]:
@@ -167,31 +197,29 @@ def _walk(table: _Table, kind: int, index: int, options: GroupingOptions) -> tup
     xy = [(0.0, 0.0)] * NUM_KEYPOINTS
     score = [0.0] * NUM_KEYPOINTS
     reached = [False] * NUM_KEYPOINTS
-    scale = 0.0
+    tolerance, slack = options.tolerance, options.slack_px
     # (minus the score, type, candidate index or -1 for a joint placed without one, x and y)
     queue: list[tuple[float, int, int, float, float]] = []
 
     def take(joint: int, candidate: int, x: float, y: float, confidence: float) -> None:
-        nonlocal scale
         xy[joint], score[joint], reached[joint] = (x, y), confidence, True
-        if candidate >= 0:
-            table.claim(joint, candidate)
-            scale = max(scale, table.size[joint][candidate])
         heapq.heappush(queue, (-confidence, joint, candidate, x, y))
 
     take(kind, index, *table.points[kind][index])
+    scale = table.claim(kind, index)
     while queue:
         _, a, candidate, x, y = heapq.heappop(queue)
         for edge, b in _EDGES_FROM[a]:
             if reached[b]:
                 continue
-            limit = (options.tolerance * _TWO_SIGMAS_OF[b] * scale + options.slack_px) ** 2
+            limit = (tolerance * _TWO_SIGMAS_OF[b] * scale + slack) ** 2
             if candidate >= 0:
                 best = table.partner(edge, candidate, limit)
             else:
                 best = table.pointing_at(edge, x, y, limit)
             if best >= 0:
                 take(b, best, *table.points[b][best])
+                scale = max(scale, table.claim(b, best))
             elif candidate >= 0:
                 take(b, -1, *table.far_end(edge, candidate))
             else:
@@ -199,13 +227,11 @@ def _walk(table: _Table, kind: int, index: int, options: GroupingOptions) -> tup
     return np.array(xy, np.float32), np.array(score, np.float32), max(scale, 4.0)
 
 
-def _rank(poses: list[tuple[np.ndarray, np.ndarray]], scales: list[float], options: GroupingOptions) -> Poses:
+def _rank(keypoints: np.ndarray, confidences: np.ndarray, scales: np.ndarray, options: GroupingOptions) -> Poses:
     """Drop poses that repeat a better one (OKS), and score the rest by the keypoints nobody better has claimed."""
-    keypoints = np.array([xy for xy, _ in poses], np.float32).reshape(-1, NUM_KEYPOINTS, 2)
-    confidences = np.array([score for _, score in poses], np.float32).reshape(-1, NUM_KEYPOINTS)
     order = np.argsort(-confidences.sum(1), kind="stable")
     keypoints, confidences = keypoints[order], confidences[order]
-    size = np.maximum(np.array(scales, np.float32)[order], 1.0)
+    size = np.maximum(scales[order], 1.0)
     similarity = _similarity(keypoints, size)
     shared = np.einsum("ijk,ik->ij", similarity, confidences)
     repeats = np.tril(shared > options.nms_oks * np.maximum(confidences.sum(1), 1e-6)[:, None], -1)

@@ -224,7 +224,7 @@ class _Painter:
         top, left, bottom, right = window
         patch = self._soft(n, window)
         scaled_hw = self._letterbox.scaled_hw
-        _extend_over_border(patch, top, left, -(-scaled_hw[0] // self._stride), -(-scaled_hw[1] // self._stride))
+        extend_over_border(patch, top, left, -(-scaled_hw[0] // self._stride), -(-scaled_hw[1] // self._stride))
         if self._smoothing_cells >= 0.3:
             patch = cv2.GaussianBlur(patch, (5, 5), self._smoothing_cells, borderType=cv2.BORDER_REPLICATE)
         # Source pixel x lies at (x + 0.5) f - 0.5 in cells, f cells for each source pixel.
@@ -267,7 +267,7 @@ class _Painter:
         return patch
 
 
-def _extend_over_border(patch: np.ndarray, top: int, left: int, height: int, width: int) -> None:
+def extend_over_border(patch: np.ndarray, top: int, left: int, height: int, width: int) -> None:
     """Repeat the picture's outermost cells beyond its border, so that smoothing does not eat people cut off by it."""
     if top < 0:
         patch[:-top] = patch[-top]
