@@ -23,7 +23,7 @@ INPUT ?=
 
 # What the colcon build depends on. The Python packages are installed as links, so that an edit needs no new build;
 # a file that is new or gone does, hence the list of files as a stamp of its own.
-PACKAGE_DIRS := kdc_core kdc_ros kdc_model kdc_cli kdc_replay launch config weights
+PACKAGE_DIRS := kdc_core kdc_ros kdc_model kdc_cli kdc_replay kdc_bench launch config weights
 BUILD_INPUTS := CMakeLists.txt package.xml $(wildcard msg/*.msg) scripts/kdc_node.in scripts/build_ros.sh
 
 .PHONY: help setup test-setup test demo lint clean check-mode FORCE

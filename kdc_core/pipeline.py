@@ -15,8 +15,9 @@ from kdc_core.decode.fragments import join_fragments
 from kdc_core.decode.grouping import GroupingOptions, Poses, group
 from kdc_core.decode.masks import MaskOptions, decode_masks
 from kdc_core.geometry import Letterbox
+from kdc_core.label_map import label_rois
 from kdc_core.spec import ModelSpec
-from kdc_core.types import FrameResult, People, label_rois
+from kdc_core.types import FrameResult, People
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from kdc.msg import InstanceMask, InstanceMaskArray, Keypoint, PersonPose, PoseA
 from sensor_msgs.msg import RegionOfInterest
 from std_msgs.msg import Header
 
-from kdc_core.rle import decode_counts, encode_counts
+from kdc_core.rle import decode_counts, encode_labels
 from kdc_core.skeleton import NUM_KEYPOINTS
 from kdc_core.types import People
 
@@ -68,34 +68,25 @@ def masks_to_message(people: People, track_ids: np.ndarray, header: Header) -> I
     height, width = people.mask_labels.shape
     message = InstanceMaskArray(header=header, image_height=height, image_width=width)
     scores = people.scores.tolist()
-    for i, roi in enumerate(people.mask_rois().tolist()):
-        x, y, w, h = roi
-        inside = people.mask_labels[y : y + h, x : x + w] == i + 1
-        message.masks.append(_mask_message(inside, x, y, int(track_ids[i]), scores[i]))
+    rois, counts = encode_labels(people.mask_labels, len(people))
+    for i, roi in enumerate(rois.tolist()):
+        message.masks.append(_mask_message(roi, counts[i], int(track_ids[i]), scores[i]))
     return message
 
 
 def mask_to_message(mask: np.ndarray, track_id: int = 0, score: float = 0.0) -> InstanceMask:
     """One instance mask, bool (H, W), as a message whose ROI is the mask's tight rectangle."""
-    mask = np.asarray(mask, bool)
-    columns = np.flatnonzero(mask.any(axis=0))
-    rows = np.flatnonzero(mask.any(axis=1))
-    if len(columns) == 0:
-        return _mask_message(mask[:0, :0], 0, 0, track_id, score)
-    x, y = int(columns[0]), int(rows[0])
-    inside = mask[y : int(rows[-1]) + 1, x : int(columns[-1]) + 1]
-    return _mask_message(inside, x, y, track_id, score)
+    rois, counts = encode_labels(np.asarray(mask, bool).astype(np.uint16), 1)
+    return _mask_message(rois[0].tolist(), counts[0], track_id, score)
 
 
-def _mask_message(inside: np.ndarray, x: int, y: int, track_id: int, score: float) -> InstanceMask:
-    """A message from the mask inside its ROI, bool (h, w), whose top-left pixel is (x, y)."""
+def _mask_message(roi: list[int], runs: np.ndarray, track_id: int, score: float) -> InstanceMask:
+    """A message from a mask's ROI (x, y, width, height) and the run lengths inside it, uint32 (R,)."""
     message = InstanceMask(track_id=track_id, score=score)
-    if inside.size == 0:
-        return message
-    height, width = inside.shape
+    x, y, width, height = roi
     message.roi = RegionOfInterest(x_offset=x, y_offset=y, height=height, width=width)
     counts = array("I")
-    counts.frombytes(np.ascontiguousarray(encode_counts(inside), np.uint32).tobytes())
+    counts.frombytes(runs.tobytes())
     message.counts = counts
     return message
 
