@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,12 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from kdc_core.backends.base import BACKENDS
+from kdc_core.body_distance import BodyOptions
+from kdc_core.lifting import LiftingOptions
 from kdc_core.model_path import default_model_path
 from kdc_core.pipeline import PipelineOptions
 from kdc_ros import image_subscription
+from kdc_ros.body_names import frames_fault, prefix_fault
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,14 @@ class Settings:
     markers: bool = True
     overlay: bool = True
     drawing_threshold: float = 0.2
+    overlay_jpeg_quality: int = 80
+    polygon_tolerance_px: float = 1.0
+    image_rectified: bool = False
+    depth_max_m: float = LiftingOptions.far_m
+    estimate_distance: bool = True
+    body_height_m: float = BodyOptions.height_m
+    body_frames: bool = False
+    body_prefix: str = "p"
     image_reliability: str = "auto"
     no_frame_timeout_s: float = 5.0
 
@@ -51,6 +62,8 @@ class _Description:
     high: float | None = None
     read_only: bool = False
     choices: tuple[str, ...] = ()
+    # Why a value cannot be taken; empty when it can.
+    check: Callable[[Any], str] = lambda _: ""
 
 
 _DESCRIPTIONS = {
@@ -82,6 +95,24 @@ _DESCRIPTIONS = {
     ),
     "drawing_threshold": _Description(
         "keypoints below this score are not drawn (markers, overlay)", 0.0, 1.0
+    ),
+    "overlay_jpeg_quality": _Description("JPEG quality of ~/overlay/compressed", 1, 100),
+    "polygon_tolerance_px": _Description(
+        "how far the outlines on ~/polygons may be from the masks, in pixels; 0 = every pixel", 0.0, 100.0
+    ),
+    "image_rectified": _Description(
+        "whether the images are rectified: then CameraInfo's P holds, and no distortion"
+    ),
+    "depth_max_m": _Description("depths beyond are no measurements, in metres", 0.2, 1000.0),
+    "estimate_distance": _Description(
+        "whether people without depth get a distance estimated from the size of their bodies (needs CameraInfo)"
+    ),
+    "body_height_m": _Description("mean height of the people, for estimated distances, in metres", 0.5, 2.5),
+    "body_frames": _Description(
+        "whether a TF frame body_<body_prefix><track id> is sent for each tracked person", check=frames_fault
+    ),
+    "body_prefix": _Description(
+        "begins the names of people's frames: a letter, then letters, digits and underscores", check=prefix_fault
     ),
     "image_reliability": _Description(
         "how images are subscribed: reliable, best_effort, or auto (reliable when all publishers are)",
@@ -160,9 +191,12 @@ def _fault(parameters: Sequence[Parameter]) -> str:
     for parameter in parameters:
         if isinstance(parameter.value, float) and not math.isfinite(parameter.value):
             return f"parameter '{parameter.name}' must be a finite number, got {parameter.value}"
-        choices = _DESCRIPTIONS[parameter.name].choices if parameter.name in _DESCRIPTIONS else ()
-        if choices and parameter.value not in choices:
-            return (
-                f"parameter '{parameter.name}' must be one of {', '.join(choices)}, got '{parameter.value}'"
-            )
+        description = _DESCRIPTIONS.get(parameter.name)
+        if description is None:
+            continue
+        if description.choices and parameter.value not in description.choices:
+            choices = ", ".join(description.choices)
+            return f"parameter '{parameter.name}' must be one of {choices}, got '{parameter.value}'"
+        if fault := description.check(parameter.value):
+            return f"parameter '{parameter.name}' {fault}"
     return ""
