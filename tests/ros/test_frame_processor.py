@@ -18,6 +18,7 @@ from kdc_core.types import People
 from kdc_ros.frame_processor import FrameProcessor
 from kdc_ros.frame_statistics import FrameStatistics
 from kdc_ros.image_conversion import rgb_to_message
+from kdc_ros.inputs import Incoming
 from kdc_ros.parameters import Settings
 from kdc_ros.tracking import TrackIds
 from tests.ros.canned_model import KEYPOINTS_XY
@@ -41,13 +42,23 @@ def standing_people() -> People:
 class Bench:
     """A frame processor between fakes."""
 
+    def process(self, pipeline: FakePipeline, message, depth=None) -> None:
+        self.processor.process(pipeline, Incoming(message, depth))
+
     def __init__(self) -> None:
+        self.ages_s: list[float] = []
         self.outputs = FakeOutputs()
         self.logger = FakeLogger()
         self.statistics = FrameStatistics()
         self.settings = Settings()
         self.processor = FrameProcessor(
-            self.outputs, TrackIds(), lambda: self.settings, self.statistics, Clock(), self.logger
+            self.outputs,
+            TrackIds(),
+            lambda: self.settings,
+            self.statistics,
+            Clock(),
+            self.logger,
+            self.ages_s.append,
         )
 
 
@@ -67,7 +78,7 @@ def test_a_frame_goes_through(bench):
     people = random_people(3, IMAGE.shape[:2])
     pipeline = FakePipeline(people)
     sent = message()
-    bench.processor.process(pipeline, sent)
+    bench.process(pipeline, sent)
     assert np.array_equal(pipeline.images[0], IMAGE)
     [(frame, result, track_ids, settings)] = bench.outputs.frames
     assert np.array_equal(frame.image, IMAGE)
@@ -77,11 +88,11 @@ def test_a_frame_goes_through(bench):
     assert settings is bench.settings
     counts = bench.statistics.snapshot()
     assert counts.processed == 1
-    assert counts.latency_s is not None and counts.latency_s > 0
+    assert counts.people == 3
 
 
 def test_an_unstamped_frame_has_no_latency(bench):
-    bench.processor.process(FakePipeline(), message(sec=0, header=Header()))
+    bench.process(FakePipeline(), message(sec=0, header=Header()))
     assert bench.outputs.frames[0][0].header == Header()
     assert bench.statistics.snapshot().latency_s is None
 
@@ -90,9 +101,9 @@ def test_a_malformed_frame_is_dropped_with_its_cause(bench):
     pipeline = FakePipeline()
     bad = message(width=31)
     for _ in range(3):
-        bench.processor.process(pipeline, bad)
-    bench.processor.process(pipeline, message(encoding="32FC1"))
-    bench.processor.process(pipeline, message())
+        bench.process(pipeline, bad)
+    bench.process(pipeline, message(encoding="32FC1"))
+    bench.process(pipeline, message())
     assert len(pipeline.images) == len(bench.outputs.frames) == 1
     counts = bench.statistics.snapshot()
     assert sorted(counts.rejected.values()) == [1, 3]
@@ -103,26 +114,26 @@ def test_a_malformed_frame_is_dropped_with_its_cause(bench):
 
 def test_ever_new_nonsense_is_counted_in_bounded_memory(bench):
     for width in range(2000, 2200):
-        bench.processor.process(FakePipeline(), message(width=width))
+        bench.process(FakePipeline(), message(width=width))
     rejected = bench.statistics.snapshot().rejected
     assert rejected.total() == 200
     assert len(rejected) < 60
 
 
 def test_a_failing_pipeline_does_not_end_the_node(bench):
-    bench.processor.process(FakePipeline(error=InferenceError("CUDA out of memory")), message())
+    bench.process(FakePipeline(error=InferenceError("CUDA out of memory")), message())
     assert bench.outputs.frames == []
     assert bench.statistics.snapshot().failed == 1
     assert bench.logger.lines[0][0] == "error"
     assert "InferenceError: CUDA out of memory" in bench.logger.lines[0][1]
     assert "Traceback" not in bench.logger.lines[0][1]
-    bench.processor.process(FakePipeline(), message())
+    bench.process(FakePipeline(), message())
     assert bench.statistics.snapshot().processed == 1
 
 
 def test_a_bug_is_told_in_full_once(bench):
     for _ in range(2):
-        bench.processor.process(FakePipeline(error=KeyError("bug")), message())
+        bench.process(FakePipeline(error=KeyError("bug")), message())
     assert ["Traceback" in text for _, text in bench.logger.lines] == [True, False]
 
 
@@ -131,10 +142,10 @@ def test_changed_parameters_hold_from_the_next_frame(bench):
     other = dataclasses.replace(
         bench.settings, person_threshold=0.7, keypoint_threshold=0.3, max_people=2, masks=False
     )
-    bench.processor.process(pipeline, message())
+    bench.process(pipeline, message())
     before = pipeline.options
     bench.settings = other
-    bench.processor.process(pipeline, message())
+    bench.process(pipeline, message())
     after = pipeline.options
     assert (after.person_threshold, after.keypoint_threshold, after.max_people, after.masks) == (
         0.7,
@@ -148,7 +159,7 @@ def test_changed_parameters_hold_from_the_next_frame(bench):
 def test_ids_stay_with_the_people(bench):
     people = standing_people()
     for sec in (1, 2, 3):
-        bench.processor.process(FakePipeline(people), message(sec))
+        bench.process(FakePipeline(people), message(sec))
     ids = [frame[2].tolist() for frame in bench.outputs.frames]
     assert ids[0] == ids[1] == ids[2]
     assert 0 not in ids[0]
@@ -157,14 +168,14 @@ def test_ids_stay_with_the_people(bench):
 def test_ids_stay_when_the_camera_stamps_nothing(bench):
     people = standing_people()
     for _ in range(2):
-        bench.processor.process(FakePipeline(people), message(header=Header()))
+        bench.process(FakePipeline(people), message(header=Header()))
     first, second = (frame[2].tolist() for frame in bench.outputs.frames)
     assert first == second
 
 
 def test_without_tracking_ids_are_0(bench):
     bench.settings = dataclasses.replace(bench.settings, tracking=False)
-    bench.processor.process(FakePipeline(standing_people()), message())
+    bench.process(FakePipeline(standing_people()), message())
     assert bench.outputs.frames[0][2].tolist() == [0, 0]
 
 
@@ -177,7 +188,7 @@ def test_a_person_seen_twice_has_the_id_once(bench):
         )
     )
     for sec in (1, 2, 3):
-        bench.processor.process(FakePipeline(twice), message(sec))
+        bench.process(FakePipeline(twice), message(sec))
     ids = bench.outputs.frames[-1][2].tolist()
     assert ids[2] == 0
     assert 0 < ids[0] != ids[1] > 0
