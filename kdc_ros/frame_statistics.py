@@ -80,6 +80,7 @@ class FrameStatistics:
         self._rejected: Counter[str] = Counter()
         self._arrivals: deque[float] = deque()
         self._outcomes: deque[_Processed] = deque()
+        self._first_received_s: float | None = None
         self._last_received_s: float | None = None
         self._latency_s: float | None = None
         self._people = 0
@@ -90,6 +91,8 @@ class FrameStatistics:
         with self._lock:
             self._counts["received"] += 1
             self._last_received_s = now_s
+            if self._first_received_s is None:
+                self._first_received_s = now_s
             self._arrivals.append(now_s)
             while self._arrivals[0] < now_s - WINDOW_S:
                 self._arrivals.popleft()
@@ -142,10 +145,12 @@ class FrameStatistics:
     def snapshot(self) -> Snapshot:
         """Everything as it is now."""
         with self._lock:
-            from_s = self._now_s() - WINDOW_S
+            now_s = self._now_s()
+            from_s = now_s - WINDOW_S
             arrivals = [at_s for at_s in self._arrivals if at_s >= from_s]
             outcomes = [outcome for outcome in self._outcomes if outcome.at_s >= from_s]
             counts, rejected = dict(self._counts), Counter(self._rejected)
+            since_s = now_s - (now_s if self._first_received_s is None else self._first_received_s)
             last_received_s, latency_s, people = self._last_received_s, self._latency_s, self._people
         ages_s = [outcome.latency_s for outcome in outcomes if outcome.latency_s is not None]
         p50_s, p95_s = np.percentile(ages_s, [50, 95]).tolist() if ages_s else (None, None)
@@ -155,8 +160,8 @@ class FrameStatistics:
             people=people,
             last_received_s=last_received_s,
             latency_s=latency_s,
-            input_rate_hz=_rate_hz(arrivals),
-            output_rate_hz=_rate_hz([outcome.at_s for outcome in outcomes]),
+            input_rate_hz=_rate_hz(len(arrivals), since_s),
+            output_rate_hz=_rate_hz(len(outcomes), since_s),
             age_p50_s=p50_s,
             age_p95_s=p95_s,
             stage_ms=_mean_ms(outcomes),
@@ -168,11 +173,9 @@ class FrameStatistics:
             return self._counts[what]
 
 
-def _rate_hz(times_s: list[float]) -> float:
-    """Events per second from their times, right from the second event on."""
-    if len(times_s) < 2 or times_s[-1] <= times_s[0]:
-        return len(times_s) / WINDOW_S
-    return (len(times_s) - 1) / (times_s[-1] - times_s[0])
+def _rate_hz(count: int, since_s: float) -> float:
+    """Events per second, of so many in the window; `since_s` after the first event ever."""
+    return count / min(max(since_s, 1.0), WINDOW_S)
 
 
 def _mean_ms(outcomes: list[_Processed]) -> dict[str, float]:
