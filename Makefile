@@ -33,7 +33,7 @@ help:
 
 setup: check-mode $(STAMPS)/runtime $(STAMPS)/build
 
-test-setup: setup $(STAMPS)/test
+test-setup: setup $(STAMPS)/test $(STAMPS)/test-interfaces
 
 test: test-setup
 	$(IN_ENV) python -m pytest --timeout 600 $(PYTEST_ARGS)
@@ -63,6 +63,10 @@ $(STAMPS)/runtime: $(STAMPS)/venv requirements/runtime.txt requirements/ros-whee
 
 $(STAMPS)/test: $(STAMPS)/runtime requirements/test.txt requirements/train.txt requirements/demo.txt
 	scripts/install_requirements.sh $(VENV) requirements/test.txt
+	@touch $@
+
+$(STAMPS)/test-interfaces: $(STAMPS)/build scripts/build_test_interfaces.sh $(wildcard tests/interfaces/*/msg/*.msg)
+	scripts/build_test_interfaces.sh $(VENV)
 	@touch $@
 
 $(STAMPS)/demo: $(STAMPS)/runtime requirements/demo.txt

@@ -17,7 +17,7 @@ from kdc_core.camera import CameraModel
 from kdc_core.image_encodings import ImageConversionError
 from kdc_core.positions import PositionSource
 from kdc_ros.body_frames import body_transforms, roots_to_message
-from kdc_ros.body_names import prefix_fault
+from kdc_ros.body_names import frames_fault, prefix_fault
 from kdc_ros.camera import camera_from_info
 from kdc_ros.depth_conversion import depth_from_message
 from kdc_ros.frame import Frame
@@ -191,3 +191,11 @@ def test_frames_and_poses_of_people():
 def test_names_start_with_a_letter():
     assert not any(prefix_fault(name) for name in ("p", "front_", "Camera2_"))
     assert all(prefix_fault(name) for name in ("", "1", "_p", "a b", "a/b", "ä", "p\n"))
+
+
+def test_frames_need_tf2_msgs(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "tf2_msgs" in frames_fault(True)
+    assert frames_fault(False) == ""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert frames_fault(True) == ""

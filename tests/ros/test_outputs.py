@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import cv2
 import geometry_msgs.msg
 import numpy as np
@@ -71,9 +73,13 @@ class Listener:
 
     def receive(self, publish, topics) -> None:
         """Publish until all of these topics have brought something."""
-        end = self.node.get_clock().now().nanoseconds + TIMEOUT_S * 1e9
-        while not set(topics) <= set(self.newest):
-            assert self.node.get_clock().now().nanoseconds < end, f"only {sorted(self.newest)} arrived"
+        self.spin_until(lambda: set(topics) <= set(self.newest), publish)
+
+    def spin_until(self, condition, publish) -> None:
+        """Publish until a condition holds."""
+        end = time.monotonic() + TIMEOUT_S
+        while not condition():
+            assert time.monotonic() < end, f"only {sorted(self.newest)} arrived"
             publish()
             for _ in range(20):
                 self._executor.spin_once(timeout_sec=0.01)
@@ -146,6 +152,25 @@ def test_what_nobody_listens_to_is_not_made(publisher, listen, monkeypatch):
     listener = listen(["poses"])
     listener.receive(lambda: publisher.publish(frame, result, TRACK_IDS, Settings()), ["poses"])
     assert set(listener.newest) == {"poses"}
+
+
+def test_frames_of_people(publisher, listen):
+    messages = pytest.importorskip("tf2_msgs.msg", reason="needs tf2_msgs (make test-setup builds it)")
+    frame, result = a_frame()
+    listener = listen(["poses"])
+    heard = []
+    listener.node.create_subscription(messages.TFMessage, "/tf", heard.append, 10)
+    settings = Settings(body_frames=True, body_prefix="front_p")
+    listener.receive(lambda: publisher.publish(frame, result, TRACK_IDS, settings), ["poses"])
+    listener.spin_until(lambda: heard, lambda: publisher.publish(frame, result, TRACK_IDS, settings))
+    [transform] = heard[0].transforms
+    assert transform.header == HEADER
+    assert transform.child_frame_id == "body_front_p41"
+    assert transform.transform.translation.z == pytest.approx(TRUNK_M)
+    heard.clear()
+    listener.newest.clear()
+    listener.receive(lambda: publisher.publish(frame, result, TRACK_IDS, Settings()), ["poses"])
+    assert heard == []  # off unless asked for
 
 
 def test_a_label_image_for_more_people_than_bytes_hold(publisher, listen):
