@@ -178,10 +178,10 @@ def _ms(seconds: float | None) -> str:
     return "unknown" if seconds is None else f"{seconds * 1e3:.1f}"
 
 
-def resident_memory_mb() -> float:
-    """Resident memory of this process in MB; 0 where the system does not tell."""
+def resident_memory_mb(pid: int | None = None) -> float:
+    """Resident memory of this process, or another, in MB; 0 where the system does not tell."""
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        pages = int(Path("/proc", str(pid or "self"), "statm").read_text().split()[1])
     except (OSError, IndexError, ValueError):
         return 0.0
     return pages * _PAGE_BYTES / 1e6
