@@ -33,7 +33,7 @@ help:
 
 setup: check-mode $(STAMPS)/runtime $(STAMPS)/build
 
-test-setup: setup $(STAMPS)/test
+test-setup: setup $(STAMPS)/test $(STAMPS)/test-interfaces
 
 test: test-setup
 	$(IN_ENV) python -m pytest --timeout 600 $(PYTEST_ARGS)
@@ -65,6 +65,10 @@ $(STAMPS)/test: $(STAMPS)/runtime requirements/test.txt requirements/train.txt r
 		requirements/replay.txt requirements/no-deps.txt
 	scripts/install_requirements.sh $(VENV) requirements/test.txt
 	scripts/install_requirements.sh --no-deps $(VENV) requirements/no-deps.txt
+	@touch $@
+
+$(STAMPS)/test-interfaces: $(STAMPS)/build scripts/build_test_interfaces.sh $(wildcard tests/interfaces/*/msg/*.msg)
+	scripts/build_test_interfaces.sh $(VENV)
 	@touch $@
 
 $(STAMPS)/demo: $(STAMPS)/runtime requirements/demo.txt

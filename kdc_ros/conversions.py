@@ -7,15 +7,26 @@ sides, masks are run lengths. A keypoint that was not found has no place; it tra
 
 from __future__ import annotations
 
-import math
+import sys
 from array import array
 
 import numpy as np
 from geometry_msgs.msg import Point
-from kdc.msg import InstanceMask, InstanceMaskArray, Keypoint, PersonPose, PoseArray
-from sensor_msgs.msg import RegionOfInterest
+from kdc.msg import (
+    InstanceMask,
+    InstanceMaskArray,
+    InstancePolygons,
+    InstancePolygonsArray,
+    Keypoint,
+    PersonPose,
+    PolygonRing,
+    PoseArray,
+)
+from sensor_msgs.msg import Image, RegionOfInterest
 from std_msgs.msg import Header
 
+from kdc_core.polygons import Ring, mask_to_rings
+from kdc_core.positions import Positions
 from kdc_core.rle import decode_counts, encode_labels
 from kdc_core.skeleton import NUM_KEYPOINTS
 from kdc_core.types import People
@@ -26,14 +37,14 @@ def poses_to_message(
     track_ids: np.ndarray,
     header: Header,
     image_hw: tuple[int, int],
-    positions_m: np.ndarray | None = None,
+    positions: Positions | None = None,
 ) -> PoseArray:
     """The people's boxes and keypoints as a message.
 
-    track_ids:   int (N,), 0 = not tracked.
-    header:      the input image's; it is not copied.
-    image_hw:    (height, width) of the input image in pixels.
-    positions_m: float (N, K, 3) in the camera's optical frame, NaN where unknown; None = all unknown.
+    track_ids: int (N,), 0 = not tracked.
+    header:    the input image's; it is not copied.
+    image_hw:  (height, width) of the input image in pixels.
+    positions: where the people are in space; None = all unknown.
     """
     if len(track_ids) != len(people):
         raise ValueError(f"{len(people)} people, but {len(track_ids)} track ids")
@@ -42,21 +53,22 @@ def poses_to_message(
     places = np.where(missing[..., None], np.float32(np.nan), people.keypoints_xy)
     # .tolist() once: plain Python floats are what the messages take, and indexing numpy one by one is slow.
     keypoints = np.concatenate([places, people.keypoint_scores[..., None]], axis=2).tolist()
-    positions = None if positions_m is None else np.asarray(positions_m, np.float64).tolist()
+    positions = positions or Positions.unknown(len(people))
+    points, roots, stds_m = positions.keypoints_m.tolist(), positions.roots_m.tolist(), positions.stds_m.tolist()
+    sources = positions.sources.tolist()
     for i, (box, score) in enumerate(zip(people.boxes_xyxy.tolist(), people.scores.tolist())):
         person = PersonPose(track_id=int(track_ids[i]), score=score)
         person.x_min, person.y_min, person.x_max, person.y_max = box
         person.keypoints = [
-            Keypoint(x=x, y=y, score=s, position=_point(None if positions is None else positions[i][k]))
-            for k, (x, y, s) in enumerate(keypoints[i])
+            Keypoint(x=x, y=y, score=s, position=_point(points[i][k])) for k, (x, y, s) in enumerate(keypoints[i])
         ]
+        person.root, person.distance_std_m, person.position_source = _point(roots[i]), stds_m[i], sources[i]
         message.people.append(person)
     return message
 
 
-def _point(xyz: list[float] | None) -> Point:
-    x, y, z = (math.nan, math.nan, math.nan) if xyz is None else xyz
-    return Point(x=x, y=y, z=z)
+def _point(xyz: list[float]) -> Point:
+    return Point(x=xyz[0], y=xyz[1], z=xyz[2])
 
 
 def masks_to_message(people: People, track_ids: np.ndarray, header: Header) -> InstanceMaskArray:
@@ -89,6 +101,69 @@ def _mask_message(roi: list[int], runs: np.ndarray, track_id: int, score: float)
     counts.frombytes(runs.tobytes())
     message.counts = counts
     return message
+
+
+def label_image_to_message(people: People, header: Header, wide: bool = False) -> Image:
+    """The people's masks as one image: 0 = background, i + 1 = people[i] of the PoseArray with the same stamp.
+
+    mono8, which holds 255 people (anybody beyond is background), or with `wide` 16UC1. Raises ValueError without masks.
+    """
+    if people.mask_labels is None:
+        raise ValueError("these people carry no masks")
+    labels = people.mask_labels
+    if not wide:
+        labels = np.where(labels > 255, 0, labels).astype(np.uint8) if len(people) > 255 else labels.astype(np.uint8)
+    height, width = labels.shape
+    encoding = "16UC1" if wide else "mono8"
+    message = Image(header=header, height=height, width=width, encoding=encoding, step=width * labels.itemsize)
+    message.is_bigendian = int(wide and sys.byteorder == "big")
+    data = array("B")
+    data.frombytes(np.ascontiguousarray(labels).tobytes())
+    message.data = data
+    return message
+
+
+def polygons_to_message(
+    people: People, track_ids: np.ndarray, header: Header, tolerance_px: float
+) -> InstancePolygonsArray:
+    """The people's masks as outlines, not farther than `tolerance_px` from them. Raises ValueError without masks."""
+    if people.mask_labels is None:
+        raise ValueError("these people carry no masks")
+    height, width = people.mask_labels.shape
+    message = InstancePolygonsArray(header=header, image_height=height, image_width=width)
+    scores = people.scores.tolist()
+    for i, (x, y, w, h) in enumerate(people.mask_rois().tolist()):
+        inside = people.mask_labels[y : y + h, x : x + w] == i + 1
+        rings = [_ring_message(ring) for ring in mask_to_rings(inside, (x, y), tolerance_px)]
+        message.instances.append(InstancePolygons(track_id=int(track_ids[i]), score=scores[i], rings=rings))
+    return message
+
+
+def _ring_message(ring: Ring) -> PolygonRing:
+    message = PolygonRing(hole=ring.hole)
+    message.x, message.y = (array("i", ring.vertices_xy[:, axis].tolist()) for axis in (0, 1))
+    return message
+
+
+def rings_from_message(message: InstancePolygons) -> list[Ring]:
+    """The outlines of one person's mask; `kdc_core.polygons.rings_to_mask` fills them. Raises ValueError."""
+    rings = []
+    for ring in message.rings:
+        if len(ring.x) != len(ring.y) or len(ring.x) == 0:
+            raise ValueError(f"a ring has {len(ring.x)} x and {len(ring.y)} y")
+        rings.append(Ring(np.stack([np.asarray(ring.x, np.int32), np.asarray(ring.y, np.int32)], axis=1), ring.hole))
+    return rings
+
+
+def positions_from_message(poses: PoseArray) -> Positions:
+    """Where the people of a message are in space."""
+    positions = Positions.unknown(len(poses.people))
+    for i, person in enumerate(poses.people):
+        positions.keypoints_m[i] = [(k.position.x, k.position.y, k.position.z) for k in person.keypoints]
+        positions.roots_m[i] = (person.root.x, person.root.y, person.root.z)
+        positions.stds_m[i] = person.distance_std_m
+        positions.sources[i] = person.position_source
+    return positions
 
 
 def mask_from_message(message: InstanceMask, image_hw: tuple[int, int]) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 
 from kdc_core.tracking import Tracker, TrackerOptions
@@ -16,6 +18,11 @@ class TrackIds:
 
     def __init__(self, tracker: Tracker | None = None) -> None:
         self._tracker = tracker or Tracker(TrackerOptions(high_score=SURE_SCORE))
+        self._reset_asked = threading.Event()
+
+    def reset(self) -> None:
+        """Forget everybody before the next frame; ids go on and none comes again. May be called from any thread."""
+        self._reset_asked.set()
 
     def update(self, people: People, stamp_s: float, enabled: bool = True) -> np.ndarray:
         """Ids of the people of the frame taken at `stamp_s` seconds, int32 (N,), each but 0 at most once.
@@ -23,6 +30,9 @@ class TrackIds:
         0 = not tracked: everybody while tracking is off, and a second, weaker detection of somebody in the
         frame.
         """
+        if self._reset_asked.is_set():
+            self._reset_asked.clear()
+            self._tracker.reset()
         if not enabled:
             self._tracker.reset()
             return np.zeros(len(people), np.int32)
