@@ -7,6 +7,7 @@ sides, masks are run lengths. A keypoint that was not found has no place; it tra
 
 from __future__ import annotations
 
+import math
 import sys
 from array import array
 
@@ -29,42 +30,64 @@ from kdc_core.polygons import Ring, mask_to_rings
 from kdc_core.positions import Positions
 from kdc_core.rle import decode_counts, encode_labels
 from kdc_core.skeleton import NUM_KEYPOINTS
+from kdc_core.tracking import FrameTracks, Track, TrackState
 from kdc_core.types import People
 
 
 def poses_to_message(
     people: People,
-    track_ids: np.ndarray,
+    tracks: FrameTracks,
     header: Header,
     image_hw: tuple[int, int],
     positions: Positions | None = None,
 ) -> PoseArray:
     """The people's boxes and keypoints as a message.
 
-    track_ids: int (N,), 0 = not tracked.
+    tracks:    identities of the N people; the tracks that are not seen go into `unseen`.
     header:    the input image's; it is not copied.
     image_hw:  (height, width) of the input image in pixels.
-    positions: where the people are in space; None = all unknown.
+    positions: where the N people are in space; None = all unknown.
     """
-    if len(track_ids) != len(people):
-        raise ValueError(f"{len(people)} people, but {len(track_ids)} track ids")
+    if len(tracks) != len(people):
+        raise ValueError(f"{len(people)} people, but {len(tracks)} track ids")
     message = PoseArray(header=header, image_height=image_hw[0], image_width=image_hw[1])
-    missing = people.keypoint_scores <= 0
-    places = np.where(missing[..., None], np.float32(np.nan), people.keypoints_xy)
+    message.people = _persons(
+        (people.boxes_xyxy, people.keypoints_xy, people.keypoint_scores),
+        positions or Positions.unknown(len(people)),
+    )
+    scores, ids, states = people.scores.tolist(), tracks.ids.tolist(), tracks.states.tolist()
+    ages_s, velocities_xy = tracks.ages_s.tolist(), tracks.velocities_xy.tolist()
+    for i, person in enumerate(message.people):
+        person.track_id, person.state, person.age_s, person.score = ids[i], states[i], ages_s[i], scores[i]
+        person.velocity_x, person.velocity_y = velocities_xy[i]
+    message.unseen = [_unseen_person(track) for track in tracks.unseen]
+    return message
+
+
+def _unseen_person(track: Track) -> PersonPose:
+    shapes = (track.box_xyxy[None], track.keypoints_xy[None], track.keypoint_scores[None])
+    [person] = _persons(shapes, Positions.unknown(1))
+    person.track_id, person.state, person.age_s, person.score = track.id, int(track.state), track.age_s, track.score
+    person.velocity_x, person.velocity_y = track.velocity_xy.tolist()
+    return person
+
+
+def _persons(shapes: tuple[np.ndarray, np.ndarray, np.ndarray], positions: Positions) -> list[PersonPose]:
+    """Boxes (N, 4), keypoints (N, K, 2) and their scores (N, K) in messages that have no identity yet."""
+    boxes, keypoints_xy, keypoint_scores = shapes
+    places = np.where((keypoint_scores <= 0)[..., None], np.float32(np.nan), keypoints_xy)
     # .tolist() once: plain Python floats are what the messages take, and indexing numpy one by one is slow.
-    keypoints = np.concatenate([places, people.keypoint_scores[..., None]], axis=2).tolist()
-    positions = positions or Positions.unknown(len(people))
+    rows = np.concatenate([places, keypoint_scores[..., None]], axis=2).tolist()
     points, roots, stds_m = positions.keypoints_m.tolist(), positions.roots_m.tolist(), positions.stds_m.tolist()
-    sources = positions.sources.tolist()
-    for i, (box, score) in enumerate(zip(people.boxes_xyxy.tolist(), people.scores.tolist())):
-        person = PersonPose(track_id=int(track_ids[i]), score=score)
+    persons = []
+    for i, (box, source) in enumerate(zip(boxes.tolist(), positions.sources.tolist())):
+        person = PersonPose(root=_point(roots[i]), distance_std_m=stds_m[i], position_source=source)
         person.x_min, person.y_min, person.x_max, person.y_max = box
         person.keypoints = [
-            Keypoint(x=x, y=y, score=s, position=_point(points[i][k])) for k, (x, y, s) in enumerate(keypoints[i])
+            Keypoint(x=x, y=y, score=s, position=_point(points[i][k])) for k, (x, y, s) in enumerate(rows[i])
         ]
-        person.root, person.distance_std_m, person.position_source = _point(roots[i]), stds_m[i], sources[i]
-        message.people.append(person)
-    return message
+        persons.append(person)
+    return persons
 
 
 def _point(xyz: list[float]) -> Point:
@@ -215,3 +238,34 @@ def people_from_messages(
         mask_labels=labels,
     )
     return people, np.array([p.track_id for p in poses.people], np.int32)
+
+
+def tracks_from_message(poses: PoseArray) -> FrameTracks:
+    """The identities of a message's people, and its tracks of people who are not seen.
+
+    `unseen_s` of those does not travel: it comes back as NaN.
+    """
+    people = poses.people
+    return FrameTracks(
+        ids=np.array([p.track_id for p in people], np.int32),
+        states=np.array([p.state for p in people], np.uint8),
+        ages_s=np.array([p.age_s for p in people], np.float32),
+        velocities_xy=np.array([(p.velocity_x, p.velocity_y) for p in people], np.float32).reshape(-1, 2),
+        unseen=tuple(_unseen_track(person) for person in poses.unseen),
+    )
+
+
+def _unseen_track(person: PersonPose) -> Track:
+    rows = np.array([(k.x, k.y, k.score) for k in person.keypoints], np.float32)
+    found = rows[:, 2] > 0
+    return Track(
+        id=person.track_id,
+        state=TrackState(person.state),
+        age_s=person.age_s,
+        unseen_s=math.nan,
+        score=person.score,
+        box_xyxy=np.array([person.x_min, person.y_min, person.x_max, person.y_max], np.float32),
+        keypoints_xy=np.where(found[:, None], rows[:, :2], np.float32(0)),
+        keypoint_scores=rows[:, 2],
+        velocity_xy=np.array([person.velocity_x, person.velocity_y], np.float32),
+    )

@@ -12,6 +12,7 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from kdc_core.backends.base import InferenceError
 from kdc_core.pipeline import Pipeline
+from kdc_core.tracking import FrameTracks
 from kdc_core.types import FrameResult
 from kdc_ros.frame import Frame
 from kdc_ros.frame_statistics import FrameStatistics
@@ -27,7 +28,7 @@ FAULT_LOG_PERIOD_S = 5.0
 class FrameOutputs(Protocol):
     """Where a processed frame goes (`kdc_ros.outputs.Outputs`)."""
 
-    def publish(self, frame: Frame, result: FrameResult, track_ids: np.ndarray, settings: Settings) -> None:
+    def publish(self, frame: Frame, result: FrameResult, tracks: FrameTracks, settings: Settings) -> None:
         """Publish one frame."""
 
 
@@ -114,8 +115,8 @@ class FrameProcessor:
         result = pipeline(frame.image)
         # A camera that stamps nothing still gets tracks, by the time of processing.
         seen_ns = stamp if stamp is not None else self._clock.now().nanoseconds
-        track_ids = self._track_ids.update(result.people, seen_ns * 1e-9, settings.tracking)
-        self._outputs.publish(frame, result, track_ids, settings)
+        tracks = self._track_ids.update(result.people, seen_ns * 1e-9, settings.tracking)
+        self._outputs.publish(frame, result, tracks, settings)
         return result
 
     def _reject(self, error: ImageConversionError) -> None:

@@ -15,6 +15,7 @@ from visualization_msgs.msg import MarkerArray
 
 from kdc_core.draw import draw_people
 from kdc_core.positions import Positions
+from kdc_core.tracking import FrameTracks
 from kdc_core.types import FrameResult
 from kdc_ros.body_frames import TF_QOS, body_transforms, roots_to_message
 from kdc_ros.conversions import (
@@ -82,17 +83,18 @@ class Outputs:
                 if publisher is not None:
                     self._node.destroy_publisher(publisher)
 
-    def publish(self, frame: Frame, result: FrameResult, track_ids: np.ndarray, settings: Settings) -> None:
-        """Publish one frame. track_ids: int (N,), 0 = not tracked.
+    def publish(self, frame: Frame, result: FrameResult, tracks: FrameTracks, settings: Settings) -> None:
+        """Publish one frame; `tracks` are the identities of its people.
 
         Does nothing when closed, nor once ROS is shut down.
         """
         publishers = self._publishers
         if publishers is None:
             return
+        track_ids = tracks.ids
         located = self._locator.locate(frame, result.people, result.image_hw, settings)
         try:
-            message = poses_to_message(result.people, track_ids, frame.header, result.image_hw, located.positions)
+            message = poses_to_message(result.people, tracks, frame.header, result.image_hw, located.positions)
             publishers.poses.publish(message)
             self._publish_places(publishers, frame, track_ids, located.positions, settings)
             self._publish_masks(publishers, frame, result, track_ids, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from kdc_core.positions import Positions, PositionSource
+from kdc_core.tracking import FrameTracks
 from kdc_core.types import People
 from kdc_ros.bridges import hri_messages
 from kdc_ros.bridges.hri import HriBridge
@@ -55,7 +57,8 @@ def poses(sec: int, track_ids=(7,), source=PositionSource.NONE) -> PoseArray:
     positions = Positions.unknown(count)
     if source != PositionSource.NONE:
         positions.roots_m[:], positions.stds_m[:], positions.sources[:] = (0.0, 0.0, 3.0), 0.4, source
-    return poses_to_message(people, np.array(track_ids), header(sec), IMAGE_HW, positions)
+    tracks = dataclasses.replace(FrameTracks.untracked(count), ids=np.array(track_ids, np.int32))
+    return poses_to_message(people, tracks, header(sec), IMAGE_HW, positions)
 
 
 def test_the_skeleton_in_the_standards_order():

@@ -110,7 +110,7 @@ class Bench:
             for keypoint in person.keypoints:
                 assert 0 <= keypoint.score <= 1
                 assert np.isnan(keypoint.x) if keypoint.score == 0 else abs(keypoint.x) < 4 * max(width, height) + 64
-        for mask in masks_to_message(result.people, tracks, frame.header).masks:
+        for mask in masks_to_message(result.people, tracks.ids, frame.header).masks:
             assert mask.roi.x_offset + mask.roi.width <= width
             assert mask.roi.y_offset + mask.roi.height <= height
             assert sum(mask.counts) == mask.roi.width * mask.roi.height
