@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,20 +18,48 @@ from kdc_core.coco_scores import (
     score_keypoints,
     score_masks,
 )
+from kdc_replay.annotations import Annotations, ReplayAnnotationError
 from kdc_replay.frame_scores import FOUND_SIMILARITY, FrameScore, not_ignored, overlap_matrix, score_frame
-from kdc_replay.run_reader import Run, RunFrame
+from kdc_replay.run_reader import RunFrame, load_run
 from kdc_replay.track_scores import score_ids
 
 # Rows of COCO's ten thresholds, .50:.05:.95.
 _AT_50, _AT_75 = 0, 5
 
 
-def write_metrics(run: Run, truth: Mapping[int, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Score a run, write its metrics.json and return it (see `evaluate_frames`)."""
+def evaluate_run(folder: Path, annotations: Annotations) -> dict[str, Any]:
+    """Score a run folder, write its metrics.json and return it (see `evaluate_frames`).
+
+    Raises RunError, and ReplayAnnotationError where no annotation belongs to a frame of the run, or one's mask is
+    of another size than the frame.
+    """
+    run = load_run(folder)
+    matched = annotations.match((frame.index, frame.stamp_ns) for frame in run.frames)
+    if run.frames and not matched:
+        raise ReplayAnnotationError(
+            f"{annotations.name}: none of its {len(annotations.frames)} images is a frame of the run "
+            f"(frame {run.frames[0].index} has the stamp {run.frames[0].stamp_ns} ns)"
+        )
+    truth = {index: frame.annotations for index, frame in matched.items()}
+    for frame in run.frames:
+        for annotation in truth.get(frame.index, []):
+            _check_size(annotations.name, annotation, frame)
     metrics = evaluate_frames(run.frames, truth)
+    metrics["annotations"] = {"file": annotations.name, "sha256": annotations.sha256}
+    metrics["annotated_images_without_frame"] = len(annotations.frames) - len(matched)
     text = json.dumps(metrics, indent=1, allow_nan=False, sort_keys=True)
-    (run.folder / "metrics.json").write_text(text + "\n")
+    (folder / "metrics.json").write_text(text + "\n")
     return metrics
+
+
+def _check_size(name: str, annotation: dict[str, Any], frame: RunFrame) -> None:
+    segmentation = annotation.get("segmentation")
+    if isinstance(segmentation, dict) and tuple(segmentation["size"]) != frame.image_hw:
+        height, width = frame.image_hw
+        rows, columns = segmentation["size"]
+        raise ReplayAnnotationError(
+            f"{name}: a mask of {columns} x {rows} pixels for frame {frame.index}, which has {width} x {height}"
+        )
 
 
 def evaluate_frames(
@@ -47,7 +76,7 @@ def evaluate_frames(
       curves             precision over recall at OKS / IoU 0.50, 0.75 and on average, for keypoints and segm
       found_scores       scores of the people who are in the annotations; false_scores: of those who are not
       per_frame          one entry for each annotated frame: index, persons, found, missed, false_people, oks,
-                         mask_iou, id_changes
+                         mask_iou, id_changes, and the boxes missed_xywh and false_xyxy
       id_changes         where an annotated person's id changed: index, truth_id, before, after
     """
     # Numbered anew: a bag's annotations know nothing of our frames, and COCO's tools take an id of 0 for nobody.
@@ -84,12 +113,16 @@ def evaluate_frames(
         "curves": {"keypoints": _curves(keypoints), "segm": _curves(segm)},
         "found_scores": found,
         "false_scores": false,
-        "per_frame": [_frame_entry(score, changes) for score in scores],
+        "per_frame": [_frame_entry(*entry, changes) for entry in zip(scores, scored)],
         "id_changes": changes,
     }
 
 
-def _frame_entry(score: FrameScore, changes: list[dict[str, int]]) -> dict[str, Any]:
+def _frame_entry(
+    score: FrameScore, scored: tuple[RunFrame, list[dict[str, Any]]], changes: list[dict[str, int]]
+) -> dict[str, Any]:
+    frame, annotations = scored
+    asked = [a for a in annotations if not a["iscrowd"]]
     return {
         "index": score.index,
         "persons": len(score.persons),
@@ -99,6 +132,8 @@ def _frame_entry(score: FrameScore, changes: list[dict[str, int]]) -> dict[str, 
         "oks": _rounded(score.oks),
         "mask_iou": _rounded(score.mask_iou),
         "id_changes": sum(change["index"] == score.index for change in changes),
+        "missed_xywh": [a["bbox"] for a, p in zip(asked, score.persons) if p.person is None],
+        "false_xyxy": [frame.boxes_xyxy[i].astype(float).tolist() for i in score.false_people],
     }
 
 

@@ -14,9 +14,10 @@ pytest.importorskip("trackeval", reason="needs TrackEval")
 
 from kdc_core.coco_scores import oks_matrix
 from kdc_core.skeleton import OKS_SIGMAS
-from kdc_replay.metrics import evaluate_frames, write_metrics
+from kdc_replay.annotations import ReplayAnnotationError, load_annotations
+from kdc_replay.metrics import evaluate_frames, evaluate_run
 from kdc_replay.run_reader import RunError, load_run, read_frames
-from tests.replay.made_run import HEIGHT, START_NS, WIDTH, annotation, person, write_run
+from tests.replay.made_run import HEIGHT, START_NS, WIDTH, annotation, person, write_annotations, write_run
 
 FRAMES = 6
 
@@ -72,7 +73,7 @@ def test_oks_of_a_known_shift() -> None:
 def test_a_perfect_run(tmp_path: Path) -> None:
     people = [[person(left_of(w, f), 20, 5 + w) for w in range(2)] for f in range(FRAMES)]
     run = run_of(tmp_path, people)
-    metrics = write_metrics(run, truth_of_two())
+    metrics = evaluate_run(run.folder, load_annotations(write_annotations(tmp_path / "truth.json", truth_of_two())))
     assert metrics["keypoints"]["AP"] == pytest.approx(1) and metrics["segm"]["AP"] == pytest.approx(1)
     assert metrics["person_iou"] == 1 and metrics["frames_annotated"] == metrics["frames"] == FRAMES
     tracking = metrics["tracking"]
@@ -81,8 +82,21 @@ def test_a_perfect_run(tmp_path: Path) -> None:
     assert metrics["curves"]["keypoints"]["0.75"] == [1.0] * 101
     assert len(metrics["found_scores"]) == 2 * FRAMES and metrics["false_scores"] == []
     whole = {"persons": 2, "found": 2, "missed": 0, "false_people": 0, "oks": 1, "mask_iou": 1, "id_changes": 0}
+    whole |= {"missed_xywh": [], "false_xyxy": []}
     assert metrics["per_frame"] == [{"index": f, **whole} for f in range(FRAMES)]
     assert load_run(run.folder).metrics == json.loads(json.dumps(metrics))
+    assert metrics["annotations"]["file"] == "truth.json" and metrics["annotated_images_without_frame"] == 0
+
+
+def test_annotations_of_another_bag(tmp_path: Path) -> None:
+    run = run_of(tmp_path, [[person(20, 20, 1)]])
+    elsewhere = load_annotations(write_annotations(tmp_path / "truth.json", {50: [annotation(20, 20, 1)]}))
+    with pytest.raises(ReplayAnnotationError, match="none of its 1 images is a frame of the run"):
+        evaluate_run(run.folder, elsewhere)
+    small = {**annotation(20, 20, 1), "segmentation": {"size": [60, 100], "counts": [6000]}}
+    other = load_annotations(write_annotations(tmp_path / "small.json", {0: [small]}))
+    with pytest.raises(ReplayAnnotationError, match="a mask of 100 x 60 pixels for frame 0, which has 200 x 120"):
+        evaluate_run(run.folder, other)
 
 
 def test_a_known_id_switch(tmp_path: Path) -> None:
@@ -110,6 +124,7 @@ def test_a_missed_and_a_false_person(tmp_path: Path) -> None:
     rows = metrics["per_frame"]
     assert (rows[1]["missed"], rows[1]["found"], rows[1]["oks"], rows[1]["mask_iou"]) == (1, 1, 0.5, 0.5)
     assert (rows[4]["false_people"], rows[4]["missed"], rows[4]["oks"]) == (1, 0, 1)
+    assert rows[1]["missed_xywh"] == [[left_of(1, 1), 20, 30, 80]] and rows[4]["false_xyxy"] == [[85, 35, 114, 114]]
     assert sum(r["missed"] + r["false_people"] for r in rows) == 2
     assert metrics["false_scores"] == [pytest.approx(0.3)]
     assert metrics["tracking"]["mota"] == pytest.approx(1 - 2 / 12)
@@ -144,7 +159,7 @@ def test_partly_annotated_and_without_ids(tmp_path: Path) -> None:
     assert [row["index"] for row in metrics["per_frame"]] == [2, 4]
     assert metrics["per_frame"][1] == {
         "index": 4, "persons": 0, "found": 0, "missed": 0, "false_people": 1,
-        "oks": None, "mask_iou": None, "id_changes": 0,
+        "oks": None, "mask_iou": None, "id_changes": 0, "missed_xywh": [], "false_xyxy": [[32, 20, 61, 99]],
     }  # fmt: skip
     assert metrics["tracking"] is None and metrics["frames_annotated"] == 2
 
