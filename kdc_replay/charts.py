@@ -161,10 +161,13 @@ def timeline(rows: Sequence[TimelineRow], x_label: str, x_range: tuple[float, fl
         top = _TOP + _ROW_PX * number
         colour = "rgb({} {} {})".format(*row.colour)
         parts.append(f'<text x="{_LEFT - 6}" y="{top + 12}" text-anchor="end">{escape(row.label)}</text>')
-        first, last = (f(edge) for f, edge in ((min, [s.start for s in row.spans]), (max, [s.end for s in row.spans])))
         middle = top + _ROW_PX / 2
-        x1, x2 = _px(axes.x(first)), _px(axes.x(last))
-        parts.append(f'<line class="away" stroke="{colour}" x1="{x1}" y1="{middle}" x2="{x2}" y2="{middle}"/>')
+        for span, following in zip(row.spans, row.spans[1:]):
+            if following.start > span.end:
+                x1, x2 = _px(axes.x(span.end)), _px(axes.x(following.start))
+                parts.append(
+                    f'<line class="away" stroke="{colour}" x1="{x1}" y1="{middle}" x2="{x2}" y2="{middle}"/>'
+                )
         for span in row.spans:
             x, width = axes.x(span.start), max(1.0, axes.x(span.end) - axes.x(span.start))
             tip = f"{row.label}: {span.kind}, {_number(span.start)} to {_number(span.end)}"

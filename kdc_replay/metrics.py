@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,47 +17,36 @@ from kdc_core.coco_scores import (
     score_keypoints,
     score_masks,
 )
-from kdc_replay.annotations import Annotations, ReplayAnnotationError
+from kdc_replay.annotations import ReplayAnnotationError
 from kdc_replay.frame_scores import FOUND_SIMILARITY, FrameScore, not_ignored, overlap_matrix, score_frame
-from kdc_replay.run_reader import RunFrame, load_run
+from kdc_replay.run_reader import Run, RunFrame
 from kdc_replay.track_scores import score_ids
 
 # Rows of COCO's ten thresholds, .50:.05:.95.
 _AT_50, _AT_75 = 0, 5
 
 
-def evaluate_run(folder: Path, annotations: Annotations) -> dict[str, Any]:
-    """Score a run folder, write its metrics.json and return it (see `evaluate_frames`).
+def write_metrics(run: Run, truth: Mapping[int, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Score a run, write its metrics.json and return it (see `evaluate_frames`).
 
-    Raises RunError, and ReplayAnnotationError where no annotation belongs to a frame of the run, or one's mask is
-    of another size than the frame.
+    Raises ReplayAnnotationError where a mask is of another size than its frame.
     """
-    run = load_run(folder)
-    matched = annotations.match((frame.index, frame.stamp_ns) for frame in run.frames)
-    if run.frames and not matched:
-        raise ReplayAnnotationError(
-            f"{annotations.name}: none of its {len(annotations.frames)} images is a frame of the run "
-            f"(frame {run.frames[0].index} has the stamp {run.frames[0].stamp_ns} ns)"
-        )
-    truth = {index: frame.annotations for index, frame in matched.items()}
     for frame in run.frames:
         for annotation in truth.get(frame.index, []):
-            _check_size(annotations.name, annotation, frame)
+            _check_size(annotation, frame)
     metrics = evaluate_frames(run.frames, truth)
-    metrics["annotations"] = {"file": annotations.name, "sha256": annotations.sha256}
-    metrics["annotated_images_without_frame"] = len(annotations.frames) - len(matched)
     text = json.dumps(metrics, indent=1, allow_nan=False, sort_keys=True)
-    (folder / "metrics.json").write_text(text + "\n")
+    (run.folder / "metrics.json").write_text(text + "\n")
     return metrics
 
 
-def _check_size(name: str, annotation: dict[str, Any], frame: RunFrame) -> None:
+def _check_size(annotation: dict[str, Any], frame: RunFrame) -> None:
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, dict) and tuple(segmentation["size"]) != frame.image_hw:
         height, width = frame.image_hw
         rows, columns = segmentation["size"]
         raise ReplayAnnotationError(
-            f"{name}: a mask of {columns} x {rows} pixels for frame {frame.index}, which has {width} x {height}"
+            f"an annotated mask has {columns} x {rows} pixels, but its frame {frame.index} has {width} x {height}"
         )
 
 

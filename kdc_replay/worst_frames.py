@@ -12,7 +12,7 @@ from kdc_replay.run_reader import Run, RunFrame
 Box = tuple[float, float, float, float]  # x_min, y_min, x_max, y_max in pixels of the source image
 
 _OF_EACH_KIND = 3
-# Frames so near to each other show the same.
+# Findings of a kind so near to each other are one.
 _APART_S = 0.5
 _JOINT_SCORE = 0.2
 # Whoever appears this near to the picture's edge, as a share of its size, walked in.
@@ -60,20 +60,27 @@ def worst_frames(run: Run, limit: int = 12) -> list[WorstFrame]:
     for finding in sorted(found, key=lambda f: (-f.weight, f.place)):
         by_kind.setdefault(finding.kind, []).append(finding)
     chosen: dict[int, WorstFrame] = {}
-
-    def fresh(finding: Finding) -> bool:
-        return all(abs(times[place] - times[finding.place]) >= _APART_S for place in chosen)
-
+    by_kind = {kind: _apart(findings, times) for kind, findings in by_kind.items()}
     # The worst of every kind before the second of any.
-    for _ in range(_OF_EACH_KIND):
-        for findings in by_kind.values():
-            pick = next(filter(fresh, findings), None)
-            if pick is not None and len(chosen) < limit:
-                chosen[pick.place] = WorstFrame(pick.place)
+    for rank in range(_OF_EACH_KIND):
+        for apart in by_kind.values():
+            if rank < len(apart) and len(chosen) < limit:
+                chosen.setdefault(apart[rank].place, WorstFrame(apart[rank].place))
     for finding in found:
         if finding.place in chosen:
             chosen[finding.place].findings.append(finding)
     return [chosen[place] for place in sorted(chosen)]
+
+
+def _apart(findings: list[Finding], times_s: np.ndarray) -> list[Finding]:
+    """The worst few findings of a kind that do not show the same moment."""
+    kept: list[Finding] = []
+    for finding in findings:
+        if all(abs(times_s[k.place] - times_s[finding.place]) >= _APART_S for k in kept):
+            kept.append(finding)
+        if len(kept) == _OF_EACH_KIND:
+            break
+    return kept
 
 
 def _wrong(run: Run) -> Iterator[Finding]:
