@@ -28,7 +28,7 @@ _KNOWN: tuple[tuple[str, str], ...] = (
 
 # Which extra of ours brings a package: pip install -e '.[EXTRA]'. pycocotools comes with both.
 _EXTRAS = {
-    "replay": frozenset({"av", "matplotlib", "mcap", "rosbags", "tabulate"}),
+    "replay": frozenset({"av", "jinja2", "matplotlib", "mcap", "rosbags", "tabulate"}),
     "dask": frozenset({"dask", "distributed"}),
     "train": frozenset({"onnx", "onnx_ir", "onnxscript", "pycocotools", "torch"}),
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from kdc_core.coco_scores import (
 )
 from kdc_replay.annotations import ReplayAnnotationError
 from kdc_replay.frame_scores import FOUND_SIMILARITY, FrameScore, not_ignored, overlap_matrix, score_frame
+from kdc_replay.run_folder import METRICS_NAME, write_json
 from kdc_replay.run_reader import Run, RunFrame
 from kdc_replay.track_scores import score_ids
 
@@ -35,8 +35,7 @@ def write_metrics(run: Run, truth: Mapping[int, list[dict[str, Any]]]) -> dict[s
         for annotation in truth.get(frame.index, []):
             _check_size(annotation, frame)
     metrics = evaluate_frames(run.frames, truth)
-    text = json.dumps(metrics, indent=1, allow_nan=False, sort_keys=True)
-    (run.folder / "metrics.json").write_text(text + "\n")
+    write_json(run.folder / METRICS_NAME, metrics)
     return metrics
 
 

@@ -65,7 +65,7 @@ def write_outputs(
             choice.video and not (folder / VIDEO_NAME).is_file(),
             lambda: _write_video(folder, bag, topic, selection, progress),
         ),
-        (choice.report and not (folder / REPORT_NAME).is_file(), lambda: _write_report(folder)),
+        (choice.report and not (folder / REPORT_NAME).is_file(), lambda: _write_report(folder, bag, topic)),
     ]
     for wanted, write in missing:
         if wanted:
@@ -123,7 +123,8 @@ def _write_video(folder: Path, bag: BagReader, topic: str, selection: Selection,
             video.write(frame.image, found.people(), found.ids, found.time_ns)
 
 
-def _write_report(folder: Path) -> None:
+def _write_report(folder: Path, bag: BagReader, topic: str) -> None:
     from kdc_replay.report import write_report
+    from kdc_replay.report_pictures import bag_pictures
 
-    write_report(folder)
+    write_report(folder, bag_pictures(bag, topic))

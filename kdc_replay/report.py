@@ -15,6 +15,7 @@ from kdc_core.skeleton import KEYPOINT_NAMES
 from kdc_replay.charts import Series, Span, TimelineRow, bar_chart, histogram, line_chart, timeline
 from kdc_replay.node_section import node_section
 from kdc_replay.report_pictures import PictureSource, film_pictures, picture_uri
+from kdc_replay.run_folder import REPORT_NAME, whole
 from kdc_replay.run_reader import Run, load_run
 from kdc_replay.worst_frames import worst_frames
 
@@ -40,8 +41,10 @@ def write_report(folder: Path, pictures: PictureSource | None = None) -> Path:
     the folder does (with the people drawn already), and without that there are no pictures.
     """
     run = load_run(folder)
-    path = folder / "report.html"
-    path.write_text(render("report.html.jinja", report_context(run, pictures)), encoding="utf-8")
+    path = folder / REPORT_NAME
+    page = render("report.html.jinja", report_context(run, pictures))
+    with whole(path) as part:
+        part.write_text(page, encoding="utf-8")
     return path
 
 
