@@ -12,11 +12,12 @@ from typing import Any
 from tqdm import tqdm
 
 import kdc_core
+from kdc_core.backends.base import InferenceError, ModelLoadError
 from kdc_core.model_path import default_model_path
 from kdc_core.pipeline import Pipeline, PipelineOptions
 from kdc_replay import journal
 from kdc_replay.annotations import Annotations
-from kdc_replay.bag_reader import BagError, BagReader, FrameError, Selection
+from kdc_replay.bag_reader import BagError, BagReader, FrameError, RawFrame, Selection
 from kdc_replay.journal import Journal
 from kdc_replay.outputs import OutputChoice, annotations_entry, discard_scored, write_outputs
 from kdc_replay.run_folder import FORMAT_VERSION, RUN_NAME, open_run, sha256_of, write_json
@@ -65,13 +66,7 @@ def replay(job: ReplayJob, progress: bool = False) -> dict[str, Any]:
     model = options.model or default_model_path()
     with BagReader(job.bag) as bag:
         topic = bag.choose_topic(job.topic)
-        pipeline = Pipeline.load(
-            model,
-            backend=options.backend,
-            options=options.pipeline,
-            threads=_THREADS,
-            long_side=options.long_side,
-        )
+        pipeline = _load(model, options)
         try:
             identity = _identity(bag, topic, model, pipeline, options)
             info, done = open_run(job.folder, identity, job.overwrite)
@@ -88,6 +83,19 @@ def replay(job: ReplayJob, progress: bool = False) -> dict[str, Any]:
             write_json(job.folder / RUN_NAME, info)
         write_outputs(job.folder, bag, topic, options.selection, job.annotations, job.outputs, progress)
     return info
+
+
+def _load(model: Path, options: ReplayOptions) -> Pipeline:
+    try:
+        return Pipeline.load(
+            model,
+            backend=options.backend,
+            options=options.pipeline,
+            threads=_THREADS,
+            long_side=options.long_side,
+        )
+    except ValueError as error:  # no such runtime, or a long side that this model cannot have
+        raise ModelLoadError(str(error)) from error
 
 
 def _identity(
@@ -127,20 +135,25 @@ def _evaluate(
     with Journal(job.folder) as lines, bar:
         for raw in bag.raw_frames(topic, selection):
             if raw.index > done:
-                start = time.perf_counter()
-                try:
-                    frame = raw.decode()
-                except FrameError as error:
-                    lines.drop(raw, str(error))
-                else:
-                    stage_ms = {"decode_image": (time.perf_counter() - start) * 1e3}
-                    result = pipeline(frame.image)
-                    people = journal.clean(result.people)
-                    start = time.perf_counter()
-                    ids, states = tracker.update(people, frame.time_ns)
-                    stage_ms["tracking"] = (time.perf_counter() - start) * 1e3
-                    lines.write(frame, people, ids, states, {**result.stage_ms, **stage_ms})
+                _evaluate_frame(raw, pipeline, tracker, lines)
             bar.update()
+
+
+def _evaluate_frame(raw: RawFrame, pipeline: Pipeline, tracker: RunTracker, lines: Journal) -> None:
+    """One frame into the journal; one that cannot be decoded or evaluated is dropped and counted."""
+    start = time.perf_counter()
+    try:
+        frame = raw.decode()
+        decoded = time.perf_counter()
+        result = pipeline(frame.image)
+    except (FrameError, InferenceError) as error:
+        lines.drop(raw, str(error))
+        return
+    people = journal.clean(result.people)
+    before = time.perf_counter()
+    ids, states = tracker.update(people, frame.time_ns)
+    stage_ms = {"decode_image": (decoded - start) * 1e3, "tracking": (time.perf_counter() - before) * 1e3}
+    lines.write(frame, people, ids, states, {**result.stage_ms, **stage_ms})
 
 
 def _finish(folder: Path, identity: dict[str, Any], notes: list[str]) -> dict[str, Any]:
