@@ -21,9 +21,12 @@ _KNOWN: tuple[tuple[str, str], ...] = (
     ("kdc_model.train", "NonFiniteLoss"),
     ("kdc_replay.annotations", "ReplayAnnotationError"),
     ("kdc_replay.bag_files", "BagError"),
+    ("kdc_replay.demo_scene.photos", "PhotoError"),
     ("kdc_replay.journal", "JournalError"),
     ("kdc_replay.run_folder", "RunFolderError"),
     ("kdc_replay.run_reader", "RunError"),
+    ("kdc_ros.demo.processes", "ProcessError"),
+    ("kdc_ros.replay_node", "NodeReplayError"),
 )
 
 # Which extra of ours brings a package: pip install -e '.[EXTRA]'. pycocotools comes with both.
