@@ -67,6 +67,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--no-results", action="store_true", help="write no bag of results")
     parser.add_argument("--no-video", action="store_true", help="write no annotated video")
     parser.add_argument("--no-report", action="store_true", help="write no report")
+    _add_node(parser)
     parser.add_argument(
         "--jobs", type=positive, default=1, metavar="N", help="so many bags at a time, a process for each"
     )
@@ -121,14 +122,37 @@ def _add_pipeline(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no-masks", action="store_true", help="make no masks: poses only")
 
 
+def _add_node(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the live node (needs ROS 2)")
+    group.add_argument(
+        "--node",
+        action="store_true",
+        help="then play the same frames to the real node over DDS, and compare its answers",
+    )
+    group.add_argument(
+        "--rate",
+        type=_rate,
+        metavar="X",
+        help="so many times as fast as recorded, or 'max': as fast as the node answers (default: 1)",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Evaluate. Returns 1 where a bag failed. Raises BagError, RunFolderError, ModelLoadError and others."""
-    if args.duration == 0:
-        from kdc_cli.errors import CommandError
+    from kdc_cli.errors import CommandError
 
+    if args.duration == 0:
         raise CommandError("--duration must be above 0")
+    if args.rate is not None and not args.node:
+        raise CommandError("--rate is the rate at which --node plays: give both")
     if len(args.bags) == 1 and args.dask is None:
-        return _run_one(_jobs(args)[0])
+        job = _jobs(args)[0]
+        code = _run_one(job)
+        if args.node and code == 0:
+            _through_node(job, args.rate or 1.0)
+        return code
+    if args.node:
+        raise CommandError("--node plays one bag at a time")
     return _run_batch(args)
 
 
@@ -145,6 +169,32 @@ def _run_one(job: ReplayJob) -> int:
         print(f"kdc replay: {count} frames dropped: {reason}", file=sys.stderr)
     print(f"run: {job.folder}")
     return 0 if row["frames"] else 1
+
+
+def _through_node(job: ReplayJob, rate: float) -> None:
+    from kdc_cli.errors import CommandError
+    from kdc_replay.outputs import write_report_of
+
+    try:
+        from kdc_ros.replay_node import replay_through_node
+    except ImportError as error:
+        raise CommandError(
+            f"--node needs ROS 2 and the built package ({error}): run `make setup` in the repository's folder and give "
+            "the command after scripts/in_env.sh, or source the workspace that kdc was built in"
+        ) from error
+    node = replay_through_node(job, None if rate == float("inf") else rate, progress=True)
+    if job.outputs.report:
+        write_report_of(job.folder, job.bag)
+    latency, same = node["latency_ms"], node["comparison"]
+    print(f"node: {node['frames_answered']} of {node['frames_published']} frames answered")
+    if node["frames_answered"]:
+        print(f"latency: median {latency['p50']:.0f} ms, 95 % {latency['p95']:.0f} ms, longest {latency['max']:.0f} ms")
+        print(
+            f"as offline: the same people in {same['frames_same_people']} of {same['frames']} frames, "
+            f"{same['id_mismatches']} ids that differ beyond renaming"
+        )
+    for note in node["notes"]:
+        print(f"kdc replay: {note}", file=sys.stderr)
 
 
 def _run_batch(args: argparse.Namespace) -> int:
@@ -273,6 +323,19 @@ def _print_scores(row: Row) -> None:
 def _print_problems(row: Row) -> None:
     for note in row["notes"]:
         print(f"kdc replay: {row['bag']}: {note}", file=sys.stderr)
+
+
+def _rate(text: str) -> float:
+    """Times as fast as recorded; infinity for 'max'."""
+    if text == "max":
+        return float("inf")
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, or max, got '{text}'")
+    return value
 
 
 def _seconds(text: str) -> float:

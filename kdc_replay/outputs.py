@@ -123,6 +123,12 @@ def _write_video(folder: Path, bag: BagReader, topic: str, selection: Selection,
             video.write(frame.image, found.people(), found.ids, found.time_ns)
 
 
+def write_report_of(folder: Path, bag: Path) -> None:
+    """Write a run's report anew, with pictures from its bag."""
+    with BagReader(bag) as reader:
+        _write_report(folder, reader, load_run(folder).info["topic"])
+
+
 def _write_report(folder: Path, bag: BagReader, topic: str) -> None:
     from kdc_replay.report import write_report
     from kdc_replay.report_pictures import bag_pictures

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kdc_replay import journal
+from kdc_replay.run_reader import NODE_FRAMES_NAME, NODE_RUN_NAME
 
 RUN_NAME = "run.json"
 PREDICTIONS_NAME = "predictions.json"
@@ -21,7 +22,8 @@ VIDEO_NAME = "annotated.mp4"
 REPORT_NAME = "report.html"
 FORMAT_VERSION = 1
 _JOURNAL = (journal.FRAMES_NAME, journal.DROPPED_NAME, journal.TIMINGS_NAME)
-_DERIVED = (PREDICTIONS_NAME, METRICS_NAME, RESULTS_NAME, VIDEO_NAME, REPORT_NAME)
+_NODE = (NODE_RUN_NAME, NODE_FRAMES_NAME)
+_DERIVED = (PREDICTIONS_NAME, METRICS_NAME, RESULTS_NAME, VIDEO_NAME, REPORT_NAME, *_NODE)
 _PART = ".part"
 
 

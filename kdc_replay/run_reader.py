@@ -16,6 +16,8 @@ from kdc_core.skeleton import NUM_KEYPOINTS
 from kdc_core.types import People
 
 NS_PER_S = 1_000_000_000
+NODE_RUN_NAME = "node_run.json"
+NODE_FRAMES_NAME = "node_frames.jsonl"
 
 
 class RunError(ValueError):
@@ -132,7 +134,7 @@ def load_run(folder: Path) -> Run:
         _dropped(folder / "dropped.jsonl"),
         _stage_ms(folder / "timings.csv"),
         _json(folder / "metrics.json"),
-        _json(folder / "node_run.json"),
+        _json(folder / NODE_RUN_NAME),
     )
 
 
