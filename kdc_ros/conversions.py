@@ -18,40 +18,62 @@ from std_msgs.msg import Header
 
 from kdc_core.rle import decode_counts, encode_counts
 from kdc_core.skeleton import NUM_KEYPOINTS
+from kdc_core.tracking import FrameTracks, Track, TrackState
 from kdc_core.types import People
 
 
 def poses_to_message(
     people: People,
-    track_ids: np.ndarray,
+    tracks: FrameTracks,
     header: Header,
     image_hw: tuple[int, int],
     positions_m: np.ndarray | None = None,
 ) -> PoseArray:
     """The people's boxes and keypoints as a message.
 
-    track_ids:   int (N,), 0 = not tracked.
+    tracks:      identities of the N people; the tracks that are not seen go into `unseen`.
     header:      the input image's; it is not copied.
     image_hw:    (height, width) of the input image in pixels.
     positions_m: float (N, K, 3) in the camera's optical frame, NaN where unknown; None = all unknown.
     """
-    if len(track_ids) != len(people):
-        raise ValueError(f"{len(people)} people, but {len(track_ids)} track ids")
+    if len(tracks) != len(people):
+        raise ValueError(f"{len(people)} people, but {len(tracks)} track ids")
     message = PoseArray(header=header, image_height=image_hw[0], image_width=image_hw[1])
-    missing = people.keypoint_scores <= 0
-    places = np.where(missing[..., None], np.float32(np.nan), people.keypoints_xy)
-    # .tolist() once: plain Python floats are what the messages take, and indexing numpy one by one is slow.
-    keypoints = np.concatenate([places, people.keypoint_scores[..., None]], axis=2).tolist()
+    keypoints = _keypoint_rows(people.keypoints_xy, people.keypoint_scores)
     positions = None if positions_m is None else np.asarray(positions_m, np.float64).tolist()
-    for i, (box, score) in enumerate(zip(people.boxes_xyxy.tolist(), people.scores.tolist())):
-        person = PersonPose(track_id=int(track_ids[i]), score=score)
-        person.x_min, person.y_min, person.x_max, person.y_max = box
-        person.keypoints = [
-            Keypoint(x=x, y=y, score=s, position=_point(None if positions is None else positions[i][k]))
-            for k, (x, y, s) in enumerate(keypoints[i])
-        ]
+    boxes, scores = people.boxes_xyxy.tolist(), people.scores.tolist()
+    ids, states, ages_s = tracks.ids.tolist(), tracks.states.tolist(), tracks.ages_s.tolist()
+    velocities_xy = tracks.velocities_xy.tolist()
+    for i in range(len(people)):
+        person = PersonPose(track_id=ids[i], state=states[i], age_s=ages_s[i], score=scores[i])
+        person.velocity_x, person.velocity_y = velocities_xy[i]
+        person.x_min, person.y_min, person.x_max, person.y_max = boxes[i]
+        person.keypoints = _keypoints(keypoints[i], None if positions is None else positions[i])
         message.people.append(person)
+    message.unseen = [_unseen_person(track) for track in tracks.unseen]
     return message
+
+
+def _unseen_person(track: Track) -> PersonPose:
+    person = PersonPose(track_id=track.id, state=int(track.state), age_s=track.age_s, score=track.score)
+    person.velocity_x, person.velocity_y = track.velocity_xy.tolist()
+    person.x_min, person.y_min, person.x_max, person.y_max = track.box_xyxy.tolist()
+    person.keypoints = _keypoints(_keypoint_rows(track.keypoints_xy, track.keypoint_scores), None)
+    return person
+
+
+def _keypoint_rows(xy: np.ndarray, scores: np.ndarray) -> list:
+    """x, y, score of keypoints (..., K, 2), (..., K); NaN for the place of a missing one.
+
+    Lists at once: plain Python floats are what the messages take, and indexing numpy one by one is slow.
+    """
+    places = np.where((scores <= 0)[..., None], np.float32(np.nan), xy)
+    return np.concatenate([places, scores[..., None]], axis=-1).tolist()
+
+
+def _keypoints(rows: list[list[float]], positions_m: list[list[float]] | None) -> list[Keypoint]:
+    places: list = [None] * len(rows) if positions_m is None else positions_m
+    return [Keypoint(x=x, y=y, score=s, position=_point(place)) for (x, y, s), place in zip(rows, places)]
 
 
 def _point(xyz: list[float] | None) -> Point:
@@ -149,3 +171,34 @@ def people_from_messages(
         mask_labels=labels,
     )
     return people, np.array([p.track_id for p in poses.people], np.int32)
+
+
+def tracks_from_message(poses: PoseArray) -> FrameTracks:
+    """The identities of a message's people, and its tracks of people who are not seen.
+
+    `unseen_s` of those does not travel: it comes back as NaN.
+    """
+    people = poses.people
+    return FrameTracks(
+        ids=np.array([p.track_id for p in people], np.int32),
+        states=np.array([p.state for p in people], np.uint8),
+        ages_s=np.array([p.age_s for p in people], np.float32),
+        velocities_xy=np.array([(p.velocity_x, p.velocity_y) for p in people], np.float32).reshape(-1, 2),
+        unseen=tuple(_unseen_track(person) for person in poses.unseen),
+    )
+
+
+def _unseen_track(person: PersonPose) -> Track:
+    rows = np.array([(k.x, k.y, k.score) for k in person.keypoints], np.float32)
+    found = rows[:, 2] > 0
+    return Track(
+        id=person.track_id,
+        state=TrackState(person.state),
+        age_s=person.age_s,
+        unseen_s=math.nan,
+        score=person.score,
+        box_xyxy=np.array([person.x_min, person.y_min, person.x_max, person.y_max], np.float32),
+        keypoints_xy=np.where(found[:, None], rows[:, :2], np.float32(0)),
+        keypoint_scores=rows[:, 2],
+        velocity_xy=np.array([person.velocity_x, person.velocity_y], np.float32),
+    )

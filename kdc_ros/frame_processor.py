@@ -14,6 +14,7 @@ from sensor_msgs.msg import Image
 
 from kdc_core.backends.base import InferenceError
 from kdc_core.pipeline import Pipeline
+from kdc_core.tracking import FrameTracks
 from kdc_core.types import FrameResult
 from kdc_ros.frame import Frame
 from kdc_ros.frame_statistics import FrameStatistics
@@ -27,7 +28,7 @@ FAULT_LOG_PERIOD_S = 5.0
 class FrameOutputs(Protocol):
     """Where a processed frame goes (`kdc_ros.outputs.Outputs`)."""
 
-    def publish(self, frame: Frame, result: FrameResult, track_ids: np.ndarray, settings: Settings) -> None:
+    def publish(self, frame: Frame, result: FrameResult, tracks: FrameTracks, settings: Settings) -> None:
         """Publish one frame."""
 
 
@@ -95,6 +96,6 @@ class FrameProcessor:
         stamp = Time.from_msg(message.header.stamp)
         # A camera that stamps nothing still gets tracks, by the time of processing.
         seen = stamp if stamp.nanoseconds else self._clock.now()
-        track_ids = self._track_ids.update(result.people, seen.nanoseconds * 1e-9, settings.tracking)
-        self._outputs.publish(Frame(image, message.header), result, track_ids, settings)
+        tracks = self._track_ids.update(result.people, seen.nanoseconds * 1e-9, settings.tracking)
+        self._outputs.publish(Frame(image, message.header), result, tracks, settings)
         return result

@@ -2,6 +2,7 @@
 
 Subscribes  image (sensor_msgs/Image), camera_info (sensor_msgs/CameraInfo, optional: places the markers)
 Publishes   ~/poses, ~/masks, ~/markers, ~/overlay (see kdc_ros.outputs)
+Serves      ~/reset_tracking (std_srvs/Trigger): forget everybody; ids go on
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import rclpy.logging
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from sensor_msgs.msg import Image
+from std_srvs.srv import Trigger
 
 from kdc_core.backends.base import ModelLoadError
 from kdc_core.pipeline import Pipeline
@@ -50,9 +52,10 @@ class PeopleNode(Node):
         self.statistics = FrameStatistics()
         self._outputs = Outputs(self, mismatches)
         self._mailbox: Mailbox[Image] = Mailbox()
+        self._track_ids = TrackIds()
         self._processor = FrameProcessor(
             self._outputs,
-            TrackIds(),
+            self._track_ids,
             self.parameters.current,
             self.statistics,
             self.get_clock(),
@@ -60,6 +63,7 @@ class PeopleNode(Node):
         )
         self._worker = InferenceWorker(self._mailbox, self._load, self._processor.process)
         self._mismatches = mismatches
+        self.create_service(Trigger, "~/reset_tracking", self._on_reset_tracking)
 
     def start(self) -> None:
         """Load the network in its thread, then subscribe. Raises StartupError when it cannot be loaded."""
@@ -113,6 +117,11 @@ class PeopleNode(Node):
 
     def _on_image(self, message: Image) -> None:
         self.statistics.count_received(superseded=self._mailbox.put(message))
+
+    def _on_reset_tracking(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._track_ids.reset()
+        response.success, response.message = True, "everybody gets a new id in the next image"
+        return response
 
     def _raise_worker_fault(self) -> None:
         if self._worker.error is not None:

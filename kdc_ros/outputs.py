@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from kdc.msg import InstanceMaskArray, PoseArray
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -13,6 +12,7 @@ from sensor_msgs.msg import Image
 from visualization_msgs.msg import MarkerArray
 
 from kdc_core.draw import draw_people
+from kdc_core.tracking import FrameTracks
 from kdc_core.types import FrameResult
 from kdc_ros.camera import Pinhole
 from kdc_ros.conversions import masks_to_message, poses_to_message
@@ -58,8 +58,8 @@ class Outputs:
             for publisher in vars(publishers).values():
                 self._node.destroy_publisher(publisher)
 
-    def publish(self, frame: Frame, result: FrameResult, track_ids: np.ndarray, settings: Settings) -> None:
-        """Publish one frame. track_ids: int (N,), 0 = not tracked.
+    def publish(self, frame: Frame, result: FrameResult, tracks: FrameTracks, settings: Settings) -> None:
+        """Publish one frame; `tracks` are the identities of its people.
 
         Does nothing when closed, nor once ROS is shut down.
         """
@@ -67,7 +67,7 @@ class Outputs:
         if publishers is None:
             return
         try:
-            self._publish(publishers, frame, result, track_ids, settings)
+            self._publish(publishers, frame, result, tracks, settings)
         except RuntimeError:  # rclpy's own exceptions derive from it
             if self._context.ok() and self._publishers is not None:
                 raise
@@ -77,21 +77,21 @@ class Outputs:
         publishers: _Publishers,
         frame: Frame,
         result: FrameResult,
-        track_ids: np.ndarray,
+        tracks: FrameTracks,
         settings: Settings,
     ) -> None:
         people, header = result.people, frame.header
-        publishers.poses.publish(poses_to_message(people, track_ids, header, result.image_hw))
+        publishers.poses.publish(poses_to_message(people, tracks, header, result.image_hw))
         if people.mask_labels is not None and _wanted(publishers.masks):
-            publishers.masks.publish(masks_to_message(people, track_ids, header))
+            publishers.masks.publish(masks_to_message(people, tracks.ids, header))
         if settings.markers and _wanted(publishers.markers):
             self._marker_builder.keypoint_threshold = settings.drawing_threshold
             camera = _camera(frame, result.image_hw)
-            publishers.markers.publish(self._marker_builder.build(people, track_ids, header, camera))
+            publishers.markers.publish(self._marker_builder.build(people, tracks.ids, header, camera))
         else:
             self._marker_builder.reset()
         if settings.overlay and _wanted(publishers.overlay):
-            drawn = draw_people(frame.image, people, track_ids, settings.drawing_threshold)
+            drawn = draw_people(frame.image, people, tracks.ids, settings.drawing_threshold)
             publishers.overlay.publish(rgb_to_message(drawn, header))
 
 

@@ -75,5 +75,5 @@ class FakeOutputs:
     def __init__(self) -> None:
         self.frames: list[tuple] = []
 
-    def publish(self, frame, result, track_ids, settings) -> None:
-        self.frames.append((frame, result, track_ids, settings))
+    def publish(self, frame, result, tracks, settings) -> None:
+        self.frames.append((frame, result, tracks, settings))

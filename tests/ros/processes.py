@@ -23,6 +23,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
+from std_srvs.srv import Trigger
 from visualization_msgs.msg import MarkerArray
 
 from kdc_ros.image_conversion import rgb_to_message
@@ -192,6 +193,14 @@ class Peer:
         future = client.call_async(request)
         assert wait_until(future.done, EXCHANGE_TIMEOUT_S)
         return future.result().results[0]
+
+    def trigger(self, service: str) -> Trigger.Response:
+        """Call a service of type std_srvs/Trigger."""
+        client = self._node.create_client(Trigger, service)
+        assert client.wait_for_service(EXCHANGE_TIMEOUT_S)
+        future = client.call_async(Trigger.Request())
+        assert wait_until(future.done, EXCHANGE_TIMEOUT_S)
+        return future.result()
 
     def create_subscription(self, kind: type, topic: str, qos: QoSProfile) -> None:
         """Another subscription, whose messages are not kept."""

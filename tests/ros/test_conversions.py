@@ -15,6 +15,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from std_msgs.msg import Header
 
 from kdc_core.skeleton import KEYPOINT_NAMES, NUM_KEYPOINTS
+from kdc_core.tracking import FrameTracks, TrackState
 from kdc_core.types import People
 from kdc_ros.conversions import (
     mask_from_message,
@@ -22,10 +23,26 @@ from kdc_ros.conversions import (
     masks_to_message,
     people_from_messages,
     poses_to_message,
+    tracks_from_message,
 )
+from kdc_ros.tracking import TrackIds
 from tests.ros.fakes import random_people
+from tests.tracking.standing import people as people_at
 
 HEADER = Header(stamp=Time(sec=1234567890, nanosec=987654321), frame_id="camera_optical")
+
+
+def random_tracks(count: int) -> FrameTracks:
+    """Identities with random numbers in them, of which the first is none."""
+    rng = np.random.default_rng(count)
+    velocities = rng.normal(size=(count, 2)).astype(np.float32) * 100
+    velocities[:1] = np.nan
+    return FrameTracks(
+        ids=np.arange(count, dtype=np.int32) * 3,
+        states=np.arange(count, dtype=np.uint8) % 3,
+        ages_s=rng.random(count, np.float32),
+        velocities_xy=velocities,
+    )
 
 
 def over_the_wire(message):
@@ -43,8 +60,9 @@ def test_joint_constants_are_the_skeleton():
 def test_round_trip_is_lossless(count):
     image_hw = (31, 45)
     people = random_people(count, image_hw, seed=count)
-    ids = np.arange(count, dtype=np.int32) * 3
-    poses = over_the_wire(poses_to_message(people, ids, HEADER, image_hw))
+    tracks = random_tracks(count)
+    ids = tracks.ids
+    poses = over_the_wire(poses_to_message(people, tracks, HEADER, image_hw))
     masks = over_the_wire(masks_to_message(people, ids, HEADER))
     assert poses.header == masks.header == HEADER
     assert (poses.image_height, poses.image_width) == (masks.image_height, masks.image_width) == image_hw
@@ -59,11 +77,16 @@ def test_round_trip_is_lossless(count):
     assert np.array_equal(back.boxes_xyxy, people.boxes_xyxy)
     assert np.array_equal(back.mask_labels, people.mask_labels)
     assert np.array_equal(back_ids, ids)
+    back_tracks = tracks_from_message(poses)
+    for name in ("ids", "states", "ages_s", "velocities_xy"):
+        value = getattr(back_tracks, name)
+        assert value.dtype == getattr(tracks, name).dtype
+        assert np.array_equal(value, getattr(tracks, name), equal_nan=value.dtype.kind == "f"), name
 
 
 def test_a_missing_keypoint_has_no_place():
     people = random_people(3, (8, 8))
-    message = over_the_wire(poses_to_message(people, np.zeros(3, int), HEADER, (8, 8)))
+    message = over_the_wire(poses_to_message(people, FrameTracks.untracked(3), HEADER, (8, 8)))
     for person, scores in zip(message.people, people.keypoint_scores):
         for keypoint, score in zip(person.keypoints, scores):
             assert math.isnan(keypoint.x) == math.isnan(keypoint.y) == (score == 0)
@@ -76,23 +99,51 @@ def test_positions_travel():
     people = random_people(2, (8, 8))
     positions = np.random.default_rng(1).random((2, NUM_KEYPOINTS, 3))
     positions[0, 3] = np.nan
-    message = over_the_wire(poses_to_message(people, np.zeros(2, int), HEADER, (8, 8), positions))
+    message = over_the_wire(poses_to_message(people, FrameTracks.untracked(2), HEADER, (8, 8), positions))
     got = [[(k.position.x, k.position.y, k.position.z) for k in p.keypoints] for p in message.people]
     assert np.array_equal(np.array(got), positions, equal_nan=True)
+
+
+def test_states_have_the_trackers_numbers():
+    for state in TrackState:
+        assert getattr(PersonPose, state.name) == state
+    assert PersonPose.UNTRACKED == PersonPose().state == 0
+
+
+def test_the_hidden_travel_beside_those_who_are_seen():
+    """A person walks to the right and is not found any more: the message says where she should be by now."""
+    tracker = TrackIds()
+    for i in range(20):
+        tracker.update(people_at({"x": 100 + 2 * i, "y": 100}), i / 30)
+    tracks = tracker.update(People.empty(), 21 / 30)
+    message = over_the_wire(poses_to_message(People.empty(), tracks, HEADER, (200, 300)))
+    assert message.people == []
+    [person] = message.unseen
+    assert (person.track_id, person.state) == (1, PersonPose.OCCLUDED)
+    assert person.age_s == pytest.approx(21 / 30)
+    assert (person.x_min + person.x_max) / 2 == pytest.approx(100 + 2 * 21, abs=2)
+    assert person.velocity_x == pytest.approx(60, abs=3)
+    assert person.keypoints[Keypoint.NOSE].y == pytest.approx(60, abs=2)
+    [track], [back] = tracks.unseen, tracks_from_message(message).unseen
+    assert (back.id, back.state, back.age_s) == (track.id, track.state, pytest.approx(track.age_s))
+    for name in ("box_xyxy", "keypoint_scores", "velocity_xy"):
+        assert np.array_equal(getattr(back, name), getattr(track, name)), name
+    found = track.keypoint_scores > 0
+    assert np.array_equal(back.keypoints_xy[found], track.keypoints_xy[found])
 
 
 def test_people_without_masks():
     people = random_people(2, (8, 8), masks=False)
     with pytest.raises(ValueError, match="no masks"):
         masks_to_message(people, np.zeros(2, int), HEADER)
-    back, _ = people_from_messages(poses_to_message(people, np.zeros(2, int), HEADER, (8, 8)))
+    back, _ = people_from_messages(poses_to_message(people, FrameTracks.untracked(2), HEADER, (8, 8)))
     assert back.mask_labels is None
 
 
 def test_wrong_number_of_ids():
     people = random_people(2, (8, 8))
     for convert in (
-        lambda: poses_to_message(people, np.zeros(1), HEADER, (8, 8)),
+        lambda: poses_to_message(people, FrameTracks.untracked(1), HEADER, (8, 8)),
         lambda: masks_to_message(people, np.zeros(3), HEADER),
     ):
         with pytest.raises(ValueError, match="track ids"):
@@ -169,7 +220,7 @@ def test_overlapping_masks_stay_whole():
     received = over_the_wire(masks)
     for message, mask in zip(received.masks, (first, second)):
         assert np.array_equal(mask_from_message(message, (12, 12)), mask)
-    poses = poses_to_message(random_people(2, (12, 12), masks=False), np.zeros(2, int), HEADER, (12, 12))
+    poses = poses_to_message(random_people(2, (12, 12), masks=False), FrameTracks.untracked(2), HEADER, (12, 12))
     people, _ = people_from_messages(poses, received)
     assert np.array_equal(people.mask(0), first)
     assert np.array_equal(people.mask(1), second & ~first)
@@ -190,7 +241,7 @@ def test_malformed_masks_are_refused():
 def test_messages_of_different_images_are_refused():
     people = People.empty((4, 4))
     none = np.zeros(0, int)
-    poses = poses_to_message(people, none, HEADER, (4, 4))
+    poses = poses_to_message(people, FrameTracks.untracked(len(people)), HEADER, (4, 4))
     later = Header(stamp=Time(sec=1234567891), frame_id=HEADER.frame_id)
     with pytest.raises(ValueError, match="not of the same image"):
         people_from_messages(poses, masks_to_message(people, none, later))

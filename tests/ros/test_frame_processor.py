@@ -14,6 +14,7 @@ from rclpy.clock import Clock
 from std_msgs.msg import Header
 
 from kdc_core.backends.base import InferenceError
+from kdc_core.tracking import TrackState
 from kdc_core.types import People
 from kdc_ros.frame_processor import FrameProcessor
 from kdc_ros.frame_statistics import FrameStatistics
@@ -46,8 +47,9 @@ class Bench:
         self.logger = FakeLogger()
         self.statistics = FrameStatistics()
         self.settings = Settings()
+        self.track_ids = TrackIds()
         self.processor = FrameProcessor(
-            self.outputs, TrackIds(), lambda: self.settings, self.statistics, Clock(), self.logger
+            self.outputs, self.track_ids, lambda: self.settings, self.statistics, Clock(), self.logger
         )
 
 
@@ -69,10 +71,10 @@ def test_a_frame_goes_through(bench):
     sent = message()
     bench.processor.process(pipeline, sent)
     assert np.array_equal(pipeline.images[0], IMAGE)
-    [(frame, result, track_ids, settings)] = bench.outputs.frames
+    [(frame, result, tracks, settings)] = bench.outputs.frames
     assert np.array_equal(frame.image, IMAGE)
     assert result.people is people
-    assert (track_ids > 0).all() and len(set(track_ids.tolist())) == 3
+    assert (tracks.ids > 0).all() and len(set(tracks.ids.tolist())) == 3
     assert frame.header == sent.header
     assert settings is bench.settings
     counts = bench.statistics.snapshot()
@@ -149,7 +151,7 @@ def test_ids_stay_with_the_people(bench):
     people = standing_people()
     for sec in (1, 2, 3):
         bench.processor.process(FakePipeline(people), message(sec))
-    ids = [frame[2].tolist() for frame in bench.outputs.frames]
+    ids = [frame[2].ids.tolist() for frame in bench.outputs.frames]
     assert ids[0] == ids[1] == ids[2]
     assert 0 not in ids[0]
 
@@ -158,14 +160,27 @@ def test_ids_stay_when_the_camera_stamps_nothing(bench):
     people = standing_people()
     for _ in range(2):
         bench.processor.process(FakePipeline(people), message(header=Header()))
-    first, second = (frame[2].tolist() for frame in bench.outputs.frames)
+    first, second = (frame[2].ids.tolist() for frame in bench.outputs.frames)
     assert first == second
 
 
 def test_without_tracking_ids_are_0(bench):
     bench.settings = dataclasses.replace(bench.settings, tracking=False)
     bench.processor.process(FakePipeline(standing_people()), message())
-    assert bench.outputs.frames[0][2].tolist() == [0, 0]
+    assert bench.outputs.frames[0][2].ids.tolist() == [0, 0]
+
+
+def test_a_reset_gives_everybody_a_new_id(bench):
+    for sec in (1, 2, 3, 4):
+        if sec == 4:
+            bench.track_ids.reset()
+        bench.processor.process(FakePipeline(standing_people()), message(sec))
+    tracks = [frame[2] for frame in bench.outputs.frames]
+    assert tracks[0].ids.tolist() == tracks[2].ids.tolist()
+    assert tracks[2].states.tolist() == [TrackState.TRACKED] * 2
+    assert tracks[3].ids.min() > tracks[2].ids.max()
+    assert tracks[3].states.tolist() == [TrackState.TENTATIVE] * 2
+    assert tracks[3].unseen == ()
 
 
 def test_a_person_seen_twice_has_the_id_once(bench):
@@ -178,6 +193,6 @@ def test_a_person_seen_twice_has_the_id_once(bench):
     )
     for sec in (1, 2, 3):
         bench.processor.process(FakePipeline(twice), message(sec))
-    ids = bench.outputs.frames[-1][2].tolist()
+    ids = bench.outputs.frames[-1][2].ids.tolist()
     assert ids[2] == 0
     assert 0 < ids[0] != ids[1] > 0

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("onnx", reason="needs onnx")
-from kdc.msg import Keypoint, PoseArray
+from kdc.msg import Keypoint, PersonPose, PoseArray
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
@@ -92,6 +92,29 @@ def test_large_frames_arrive(start_node, make_peer, canned_model):
         poses = peer.answer_to(large, stamp)
         assert len(poses.people) == 1
         assert (poses.image_height, poses.image_width) == (1080, 1920)
+
+
+def test_ids_and_states_until_tracking_is_reset(start_node, make_peer, canned_model):
+    node = start_node(model=canned_model)
+    node.wait_ready()
+    peer = make_peer()
+    peer.wait_connected()
+    people = [peer.answer_to(BRIGHT, stamp_s=100 + i).people[0] for i in range(3)]
+    ids = {person.track_id for person in people}
+    assert len(ids) == 1 and min(ids) > 0
+    assert people[0].state == PersonPose.TENTATIVE
+    assert people[2].state == PersonPose.TRACKED
+    assert people[2].age_s == pytest.approx(2)
+    assert (people[2].velocity_x, people[2].velocity_y) == pytest.approx((0, 0), abs=1)
+    dark = peer.answer_to(DARK, stamp_s=103)
+    assert [(p.track_id, p.state) for p in dark.unseen] == [(people[2].track_id, PersonPose.OCCLUDED)]
+    assert peer.answer_to(BRIGHT, stamp_s=104).people[0].track_id in ids
+
+    assert peer.trigger("/kdc/reset_tracking").success
+    anew = peer.answer_to(BRIGHT, stamp_s=105)
+    assert anew.people[0].track_id > max(ids)
+    assert anew.people[0].state == PersonPose.TENTATIVE
+    assert anew.unseen == []
 
 
 def test_parameters_change_while_it_runs(start_node, make_peer, canned_model):
