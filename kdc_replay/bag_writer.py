@@ -19,7 +19,7 @@ from kdc_replay.demo_scene.truth import Truth
 
 FORMATS = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 # The newest that Humble's recorder does not call a bag of the future.
-_BAG_VERSION: Literal[8, 9] = 8
+BAG_VERSION: Literal[8, 9] = 8
 _FRAME_ID = "camera_optical_frame"
 
 
@@ -33,7 +33,7 @@ class ImageBagWriter:
         if path.exists():
             raise FileExistsError(f"{path} exists already")
         self._store = get_typestore(Stores.ROS2_HUMBLE)
-        self._writer = Writer(path, version=_BAG_VERSION, storage_plugin=FORMATS[storage])
+        self._writer = Writer(path, version=BAG_VERSION, storage_plugin=FORMATS[storage])
         self._type = IMAGE_TYPE if jpeg_quality is None else COMPRESSED_TYPE
         self._topic, self._quality = topic, jpeg_quality
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from kdc_core.rle import from_coco, roi_to_coco
 from kdc_core.skeleton import NUM_KEYPOINTS
+from kdc_core.tracking import FrameTracks, TrackState
 from kdc_core.types import People
 from kdc_replay.bag_reader import Frame, RawFrame
 
@@ -47,13 +48,11 @@ class Journal:
         for file in (self._frames, self._dropped, self._timings):
             file.close()
 
-    def write(
-        self, frame: Frame, people: People, ids: np.ndarray, states: list[str], stage_ms: dict[str, float]
-    ) -> None:
-        """Add a frame: its people with ids, int (N,), and states; milliseconds of each stage."""
+    def write(self, frame: Frame, people: People, tracks: FrameTracks, stage_ms: dict[str, float]) -> None:
+        """Add a frame: its people with their identities, and the milliseconds of each stage."""
         times = (f"{stage_ms.get(stage, 0.0):.3f}" for stage in STAGES)
         _append(self._timings, ",".join((str(frame.index), *times)))
-        _append(self._frames, _line(frame_record(frame, people, ids, states)))
+        _append(self._frames, _line(frame_record(frame, people, tracks)))
 
     def drop(self, frame: RawFrame, reason: str) -> None:
         """Add a frame that could not be evaluated."""
@@ -74,7 +73,7 @@ def clean(people: People) -> People:
     )
 
 
-def frame_record(frame: Frame, people: People, ids: np.ndarray, states: list[str]) -> dict[str, Any]:
+def frame_record(frame: Frame, people: People, tracks: FrameTracks) -> dict[str, Any]:
     """A line of frames.jsonl."""
     height, width = frame.image.shape[:2]
     keypoints = np.concatenate([people.keypoints_xy, people.keypoint_scores[..., None]], axis=2)
@@ -82,8 +81,8 @@ def frame_record(frame: Frame, people: People, ids: np.ndarray, states: list[str
     entries = []
     for i in range(len(people)):
         entry: dict[str, Any] = {
-            "id": int(ids[i]),
-            "state": states[i],
+            "id": int(tracks.ids[i]),
+            "state": state_name(int(tracks.states[i])),
             "score": exact(people.scores[i : i + 1])[0],
             "box_xyxy": exact(people.boxes_xyxy[i]),
             "keypoints": [exact(row) for row in keypoints[i]],
@@ -102,6 +101,11 @@ def frame_record(frame: Frame, people: People, ids: np.ndarray, states: list[str
         "image_hw": [height, width],
         "people": entries,
     }
+
+
+def state_name(state: int) -> str:
+    """The name of a `TrackState`, or UNTRACKED for 0."""
+    return TrackState(state).name if state else UNTRACKED
 
 
 def people_of(record: dict[str, Any]) -> People:

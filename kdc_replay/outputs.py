@@ -110,7 +110,7 @@ def _write_results(folder: Path) -> None:
     from kdc_replay.results_bag import write_results
 
     with whole(folder / RESULTS_NAME) as part:
-        write_results(part, folder)
+        write_results(part, folder, masks=load_run(folder).info["options"]["masks"])
 
 
 def _write_video(folder: Path, bag: BagReader, topic: str, selection: Selection, progress: bool) -> None:

@@ -151,9 +151,9 @@ def _evaluate_frame(raw: RawFrame, pipeline: Pipeline, tracker: RunTracker, line
         return
     people = journal.clean(result.people)
     before = time.perf_counter()
-    ids, states = tracker.update(people, frame.time_ns)
+    tracks = tracker.update(people, frame.time_ns)
     stage_ms = {"decode_image": (decoded - start) * 1e3, "tracking": (time.perf_counter() - before) * 1e3}
-    lines.write(frame, people, ids, states, {**result.stage_ms, **stage_ms})
+    lines.write(frame, people, tracks, {**result.stage_ms, **stage_ms})
 
 
 def _finish(folder: Path, identity: dict[str, Any], notes: list[str]) -> dict[str, Any]:

@@ -29,11 +29,11 @@ from std_msgs.msg import Header
 from tqdm import tqdm
 
 from kdc_replay.bag_reader import IMAGE_TYPE, NS, BagReader, Frame, RawFrame
-from kdc_replay.journal import UNTRACKED, clean, frame_record
+from kdc_replay.journal import clean, frame_record
 from kdc_replay.node_run import NodeReplay, write_node_run
 from kdc_replay.run_reader import Run, RunFrame, load_run
 from kdc_replay.runner import ReplayJob
-from kdc_ros.conversions import people_from_messages
+from kdc_ros.conversions import people_from_messages, tracks_from_message
 from kdc_ros.demo.processes import Process, camera_environment, isolate_ros, node_command
 from kdc_ros.image_conversion import rgb_to_message
 
@@ -196,6 +196,8 @@ def _play(
     if twice:
         notes.append(f"{twice} frames were not published: another frame has the same stamp")
     records, faults = _answers(player, published, masks)
+    if published and not player.poses:
+        raise NodeReplayError(f"the node answered none of {len(published)} frames:\n{node.output()}")
     return NodeReplay(rate, [f.index for f in published.values()], records, notes + faults)
 
 
@@ -273,7 +275,8 @@ def _answers(
         try:
             if masks and found is None:
                 raise ValueError("poses came without masks")
-            people, ids = people_from_messages(poses, found if masks else None)
+            people, _ = people_from_messages(poses, found if masks else None)
+            tracks = tracks_from_message(poses)
         except ValueError as error:
             faults.append(f"frame {frame.index}: {error}")
             continue
@@ -283,9 +286,8 @@ def _answers(
         # Only the picture's size goes into the record.
         size = np.broadcast_to(np.uint8(0), (*frame.image_hw, 3))
         seen = Frame(frame.index, frame.stamp_ns, frame.log_ns, poses.header.frame_id, size)
-        states = [UNTRACKED if i == 0 else "TRACKED" for i in ids.tolist()]
         latency_ms = (player.arrived_ns[stamp_ns] - player.sent_ns[stamp_ns]) * 1e-6
-        records.append({**frame_record(seen, clean(people), ids, states), "latency_ms": round(latency_ms, 3)})
+        records.append({**frame_record(seen, clean(people), tracks), "latency_ms": round(latency_ms, 3)})
     return records, faults
 
 
