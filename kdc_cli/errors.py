@@ -21,6 +21,7 @@ _KNOWN: tuple[tuple[str, str], ...] = (
     ("kdc_model.train", "NonFiniteLoss"),
     ("kdc_replay.annotations", "ReplayAnnotationError"),
     ("kdc_replay.bag_files", "BagError"),
+    ("kdc_replay.compare", "CompareError"),
     ("kdc_replay.demo_scene.photos", "PhotoError"),
     ("kdc_replay.journal", "JournalError"),
     ("kdc_replay.run_folder", "RunFolderError"),

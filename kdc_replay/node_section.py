@@ -41,7 +41,7 @@ def node_section(run: Run) -> dict[str, Any] | None:
             ("mean mask IoU", _ratio(comparison["mask_iou_mean"])),
             ("ids that differ beyond renaming", comparison["id_mismatches"]),
         ],
-        "differing_head": ["frame", "offline", "node", "keypoints px", "mask IoU"],
+        "differing_head": ["frame", "people offline", "from the node", "keypoints by", "mask IoU"],
         "differing": [
             [row["index"], row["offline"], row["node"], _px(row["keypoint_max_px"]), _ratio(row["mask_iou_min"])]
             for row in comparison["most_different"]
@@ -54,7 +54,7 @@ def _ms(value: float | None) -> str:
 
 
 def _px(value: float | None) -> str:
-    return "none" if value is None else f"{value:.2f}"
+    return "none" if value is None else f"{value:.2f} px"
 
 
 def _ratio(value: float | None) -> str:

@@ -143,8 +143,18 @@ def facts_of(info: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
             for i, entry in enumerate(value):
                 rows += facts_of(entry, f"{prefix}{name} {i + 1}: ") if isinstance(entry, Mapping) else []
         else:
-            rows.append((label, ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
+            rows.append((label, _fact(value)))
     return rows
+
+
+def _fact(value: Any) -> str:
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(_fact, value)) or "none"
+    return str(value)
 
 
 def _summary(run: Run, axis: TimeAxis) -> list[tuple[str, str]]:

@@ -87,9 +87,9 @@ def _wrong(run: Run) -> Iterator[Finding]:
     """What the annotations say."""
     assert run.metrics is not None
     place_of = {frame.index: place for place, frame in enumerate(run.frames)}
-    changes: dict[int, list[str]] = {}
+    changes: dict[int, list[dict[str, int]]] = {}
     for change in run.metrics["id_changes"]:
-        changes.setdefault(change["index"], []).append(f"{change['before']} became {change['after']}")
+        changes.setdefault(change["index"], []).append(change)
     for row in run.metrics["per_frame"]:
         place = place_of[row["index"]]
         if row["missed"]:
@@ -100,8 +100,11 @@ def _wrong(run: Run) -> Iterator[Finding]:
             text = f"{row['false_people']} found where nobody is"
             yield Finding(place, "false", text, row["false_people"], boxes)
         if row["id_changes"]:
-            text = "id changed: " + ", ".join(changes[row["index"]])
-            yield Finding(place, "id", text, row["id_changes"])
+            here = changes[row["index"]]
+            text = "id changed: " + ", ".join(f"{c['before']} became {c['after']}" for c in here)
+            frame = run.frames[place]
+            boxes = tuple(_box(frame, frame.ids.tolist().index(c["after"])) for c in here)
+            yield Finding(place, "id", text, row["id_changes"], boxes)
         if row["oks"] is not None and row["oks"] < _LOW_OKS:
             yield Finding(place, "oks", f"mean OKS {row['oks']:.2f}", 1 - row["oks"])
 
