@@ -21,6 +21,7 @@ import numpy as np
 import rclpy
 from builtin_interfaces.msg import Time
 from kdc.msg import InstanceMaskArray, PoseArray
+from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
@@ -63,11 +64,11 @@ def replay_through_node(job: ReplayJob, rate: float | None, progress: bool = Fal
     Raises NodeReplayError, ProcessError, BagError, RunError.
     """
     run = load_run(job.folder)
-    namespace = isolate_ros()
-    with tempfile.TemporaryDirectory(prefix="kdc_replay_") as folder, BagReader(job.bag) as bag:
-        # The node's own log files, which by default pile up in the home directory.
-        os.environ["ROS_LOG_DIR"] = folder
-        os.environ.update(camera_environment())
+    with (
+        tempfile.TemporaryDirectory(prefix="kdc_replay_") as folder,
+        _isolated(folder) as namespace,
+        BagReader(job.bag) as bag,
+    ):
         command = [*node_command(namespace, _TOPIC, job.options.model), *_parameters(run)]
         # The process first: rclpy starts threads, and those do not mix with forking.
         with Process(command, Path(folder, "node.log")) as node, _player(namespace) as player:
@@ -92,24 +93,44 @@ def _parameters(run: Run) -> list[str]:
 
 
 @contextlib.contextmanager
-def _player(namespace: str) -> Iterator[_Player]:
-    # Its signal handlers would end the recording before the node is stopped in order.
-    rclpy.init(args=["--ros-args", "-r", f"__ns:={namespace}"], signal_handler_options=SignalHandlerOptions.NO)
+def _isolated(log_folder: str) -> Iterator[str]:
+    """ROS on this machine alone, for us and the node; yields a namespace."""
+    before = dict(os.environ)
     try:
-        player = _Player()
+        namespace = isolate_ros()
+        # The node's own log files, which by default pile up in the home directory.
+        os.environ["ROS_LOG_DIR"] = log_folder
+        os.environ.update(camera_environment())
+        yield namespace
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _player(namespace: str) -> Iterator[_Player]:
+    context = Context()
+    # Its signal handlers would end the recording before the node is stopped in order.
+    rclpy.init(
+        args=["--ros-args", "-r", f"__ns:={namespace}"],
+        context=context,
+        signal_handler_options=SignalHandlerOptions.NO,
+    )
+    try:
+        player = _Player(context)
         try:
             yield player
         finally:
             player.close()
     finally:
-        rclpy.try_shutdown()
+        context.try_shutdown()
 
 
 class _Player:
     """Publishes pictures, and keeps the node's answers with the time each one arrived."""
 
-    def __init__(self) -> None:
-        self._node = rclpy.create_node("replay_player")
+    def __init__(self, context: Context) -> None:
+        self._node = rclpy.create_node("replay_player", context=context)
         self._images = self._node.create_publisher(Image, _TOPIC, _IMAGES)
         self._node.create_subscription(PoseArray, "kdc/poses", self._on_poses, _RESULTS)
         self._node.create_subscription(InstanceMaskArray, "kdc/masks", self._on_masks, _RESULTS)
@@ -118,7 +139,7 @@ class _Player:
         self.poses: dict[int, PoseArray] = {}
         self.masks: dict[int, InstanceMaskArray] = {}
         self._changed = threading.Condition()
-        self._executor = SingleThreadedExecutor()
+        self._executor = SingleThreadedExecutor(context=context)
         self._executor.add_node(self._node)
         self._thread = threading.Thread(target=self._executor.spin, daemon=True)
         self._thread.start()
