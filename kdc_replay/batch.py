@@ -81,8 +81,16 @@ def _scores(folder: Path) -> Row:
 
 
 def run_here(jobs: Sequence[ReplayJob], processes: int, done: Callable[[Row], None]) -> list[Row]:
-    """Evaluate bags on this machine, so many at a time. Rows in the order of the jobs; `done` hears of each at once."""
+    """Evaluate bags on this machine, so many at a time. Rows in the order of the jobs; `done` hears of each at once.
+
+    One at a time, they are evaluated in this very process.
+    """
     rows: dict[int, Row] = {}
+    if processes == 1:
+        for number, job in enumerate(jobs):
+            rows[number] = run_job(job)
+            done(rows[number])
+        return list(rows.values())
     try:
         _run_pool(dict(enumerate(jobs)), min(processes, len(jobs)), rows, done)
     except BrokenProcessPool:
@@ -137,7 +145,7 @@ def run_on_dask(jobs: Sequence[ReplayJob], address: str, done: Callable[[Row], N
             client.submit(run_job, job, key=f"kdc-replay-{number}-{job.folder}", pure=False): number
             for number, job in enumerate(jobs)
         }
-        for future in dask_as_completed(futures):
+        for future in dask_as_completed(list(futures), loop=client.loop):
             number = futures[future]
             error = future.exception()
             # Only a worker that died raises here.
