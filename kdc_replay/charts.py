@@ -241,7 +241,8 @@ def _path(points: np.ndarray, axes: _Axes, step: bool) -> str:
 
 
 def _svg(height: int, parts: Iterable[str], title: str) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
+    head = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">'
+    return f'<div class="scroll">{head}{"".join(parts)}</svg></div>'
 
 
 def _legend(names: Sequence[str]) -> str:

@@ -69,7 +69,14 @@ def worst_frames(run: Run, limit: int = 12) -> list[WorstFrame]:
     for finding in found:
         if finding.place in chosen:
             chosen[finding.place].findings.append(finding)
-    return [chosen[place] for place in sorted(chosen)]
+    return [chosen[place] for place in sorted(chosen)] or _samples(run)
+
+
+def _samples(run: Run) -> list[WorstFrame]:
+    """Some frames of a run that nothing stands out in."""
+    count = len(run.frames)
+    places = sorted({count // 6, count // 2, count - 1 - count // 6}) if count else []
+    return [WorstFrame(p, [Finding(p, "sample", f"a sample: {len(run.frames[p])} people", 0.0)]) for p in places]
 
 
 def _apart(findings: list[Finding], times_s: np.ndarray) -> list[Finding]:
