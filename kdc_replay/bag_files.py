@@ -82,7 +82,7 @@ def open_files(path: Path) -> BagFiles:
 
 
 def _single_file(path: Path) -> BagFiles:
-    bag = BagFiles(_without_suffixes(path.name))
+    bag = BagFiles(without_suffixes(path.name))
     if not _is_storage(path):
         if path.suffix == ".bag":
             raise BagError(f"{path} is a bag of ROS 1; rosbags-convert makes a ROS 2 bag of it")
@@ -129,7 +129,8 @@ def _uncompressed_name(name: str) -> str:
     return pure.stem if pure.suffix in _COMPRESSED_SUFFIXES else name
 
 
-def _without_suffixes(name: str) -> str:
+def without_suffixes(name: str) -> str:
+    """A storage file's name without .mcap, .db3.zstd and the like."""
     return PurePath(_uncompressed_name(name)).stem
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,9 @@ from kdc_core.coco_scores import (
     score_keypoints,
     score_masks,
 )
+from kdc_replay.annotations import ReplayAnnotationError
 from kdc_replay.frame_scores import FOUND_SIMILARITY, FrameScore, not_ignored, overlap_matrix, score_frame
+from kdc_replay.run_folder import METRICS_NAME, write_json
 from kdc_replay.run_reader import Run, RunFrame
 from kdc_replay.track_scores import score_ids
 
@@ -26,11 +27,26 @@ _AT_50, _AT_75 = 0, 5
 
 
 def write_metrics(run: Run, truth: Mapping[int, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Score a run, write its metrics.json and return it (see `evaluate_frames`)."""
+    """Score a run, write its metrics.json and return it (see `evaluate_frames`).
+
+    Raises ReplayAnnotationError where a mask is of another size than its frame.
+    """
+    for frame in run.frames:
+        for annotation in truth.get(frame.index, []):
+            _check_size(annotation, frame)
     metrics = evaluate_frames(run.frames, truth)
-    text = json.dumps(metrics, indent=1, allow_nan=False, sort_keys=True)
-    (run.folder / "metrics.json").write_text(text + "\n")
+    write_json(run.folder / METRICS_NAME, metrics)
     return metrics
+
+
+def _check_size(annotation: dict[str, Any], frame: RunFrame) -> None:
+    segmentation = annotation.get("segmentation")
+    if isinstance(segmentation, dict) and tuple(segmentation["size"]) != frame.image_hw:
+        height, width = frame.image_hw
+        rows, columns = segmentation["size"]
+        raise ReplayAnnotationError(
+            f"an annotated mask has {columns} x {rows} pixels, but its frame {frame.index} has {width} x {height}"
+        )
 
 
 def evaluate_frames(
@@ -47,7 +63,7 @@ def evaluate_frames(
       curves             precision over recall at OKS / IoU 0.50, 0.75 and on average, for keypoints and segm
       found_scores       scores of the people who are in the annotations; false_scores: of those who are not
       per_frame          one entry for each annotated frame: index, persons, found, missed, false_people, oks,
-                         mask_iou, id_changes
+                         mask_iou, id_changes, and the boxes missed_xywh and false_xyxy
       id_changes         where an annotated person's id changed: index, truth_id, before, after
     """
     # Numbered anew: a bag's annotations know nothing of our frames, and COCO's tools take an id of 0 for nobody.
@@ -84,12 +100,16 @@ def evaluate_frames(
         "curves": {"keypoints": _curves(keypoints), "segm": _curves(segm)},
         "found_scores": found,
         "false_scores": false,
-        "per_frame": [_frame_entry(score, changes) for score in scores],
+        "per_frame": [_frame_entry(*entry, changes) for entry in zip(scores, scored)],
         "id_changes": changes,
     }
 
 
-def _frame_entry(score: FrameScore, changes: list[dict[str, int]]) -> dict[str, Any]:
+def _frame_entry(
+    score: FrameScore, scored: tuple[RunFrame, list[dict[str, Any]]], changes: list[dict[str, int]]
+) -> dict[str, Any]:
+    frame, annotations = scored
+    asked = [a for a in annotations if not a["iscrowd"]]
     return {
         "index": score.index,
         "persons": len(score.persons),
@@ -99,6 +119,8 @@ def _frame_entry(score: FrameScore, changes: list[dict[str, int]]) -> dict[str, 
         "oks": _rounded(score.oks),
         "mask_iou": _rounded(score.mask_iou),
         "id_changes": sum(change["index"] == score.index for change in changes),
+        "missed_xywh": [a["bbox"] for a, p in zip(asked, score.persons) if p.person is None],
+        "false_xyxy": [frame.boxes_xyxy[i].astype(float).tolist() for i in score.false_people],
     }
 
 

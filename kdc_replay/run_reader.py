@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from kdc_core.skeleton import NUM_KEYPOINTS
 from kdc_core.types import People
 
 NS_PER_S = 1_000_000_000
+NODE_RUN_NAME = "node_run.json"
+NODE_FRAMES_NAME = "node_frames.jsonl"
 
 
 class RunError(ValueError):
@@ -92,6 +95,7 @@ class Run:
 
     info:     run.json.
     frames:   in the order of the bag.
+    dropped:  how many frames were dropped for which reason.
     stage_ms: wall time of each stage and frame, float64 (frames,) each; empty where it was not written.
     metrics:  metrics.json, None where the run was not scored.
     node:     node_run.json, None where the bag was not played to the node.
@@ -100,6 +104,7 @@ class Run:
     folder: Path
     info: dict[str, Any]
     frames: list[RunFrame]
+    dropped: dict[str, int] = field(default_factory=dict)
     stage_ms: dict[str, np.ndarray] = field(default_factory=dict)
     metrics: dict[str, Any] | None = None
     node: dict[str, Any] | None = None
@@ -126,9 +131,10 @@ def load_run(folder: Path) -> Run:
         folder,
         info,
         read_frames(folder / "frames.jsonl"),
+        _dropped(folder / "dropped.jsonl"),
         _stage_ms(folder / "timings.csv"),
         _json(folder / "metrics.json"),
-        _json(folder / "node_run.json"),
+        _json(folder / NODE_RUN_NAME),
     )
 
 
@@ -180,6 +186,15 @@ def _json(path: Path) -> dict[str, Any] | None:
     if not isinstance(data, dict):
         raise RunError(f"{path} must hold a JSON object")
     return data
+
+
+def _dropped(path: Path) -> dict[str, int]:
+    if not path.is_file():
+        return {}
+    try:
+        return dict(Counter(str(json.loads(line)["reason"]) for line in path.read_text().splitlines()))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path} is not a list of dropped frames: {error!r:.120}") from error
 
 
 def _stage_ms(path: Path) -> dict[str, np.ndarray]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import threading
 
 from kdc_core.tracking import FrameTracks, Tracker, TrackerOptions
+from kdc_core.tracking.options import SURE_SCORE
 from kdc_core.types import People
-
-# The network's scores are low: a clearly visible person has 0.2 to 0.7.
-SURE_SCORE = 0.25
 
 
 class TrackIds:

@@ -22,8 +22,8 @@ from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
+from kdc_replay.demo_scene.photos import PhotoError
 from kdc_ros.demo.journal import Published, note
-from kdc_ros.demo.photos import PhotoError
 from kdc_ros.demo.playlist import Clip, PlaylistError, built_in, from_input
 
 TOPIC = "camera/image_raw"

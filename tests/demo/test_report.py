@@ -17,8 +17,9 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from kdc_core.tracking import FrameTracks
 from kdc_core.types import People
+from kdc_replay.demo_scene import scene
 from kdc_ros.conversions import masks_to_message, poses_to_message
-from kdc_ros.demo import camera, scene
+from kdc_ros.demo import camera
 from kdc_ros.demo.__main__ import REPORT, _remove_old, summary, write_pictures
 from kdc_ros.demo.journal import Published
 from kdc_ros.demo.pictures import spread

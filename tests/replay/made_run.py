@@ -89,3 +89,12 @@ def write_run(folder: Path, people: list[list[dict[str, Any]]], **info: Any) -> 
     rows = [f"{i},1.5,{20 + i % 3},2.0" for i in range(len(people))]
     (folder / "timings.csv").write_text("index,preprocess,inference,decode\n" + "\n".join(rows) + "\n")
     return folder
+
+
+def write_annotations(path: Path, truth: dict[int, list[dict[str, Any]]]) -> Path:
+    """Write a COCO file whose images carry the stamps of a made run's frames."""
+    images = [{"id": 100 + index, "stamp_ns": START_NS + index * FRAME_NS} for index in truth]
+    people = [{**a, "image_id": 100 + index} for index, entries in truth.items() for a in entries]
+    numbered = [{**a, "id": i + 1} for i, a in enumerate(people)]
+    path.write_text(json.dumps({"images": images, "annotations": numbered}))
+    return path

@@ -14,6 +14,7 @@ pytest.importorskip("trackeval", reason="needs TrackEval")
 
 from kdc_core.coco_scores import oks_matrix
 from kdc_core.skeleton import OKS_SIGMAS
+from kdc_replay.annotations import ReplayAnnotationError
 from kdc_replay.metrics import evaluate_frames, write_metrics
 from kdc_replay.run_reader import RunError, load_run, read_frames
 from tests.replay.made_run import HEIGHT, START_NS, WIDTH, annotation, person, write_run
@@ -81,8 +82,15 @@ def test_a_perfect_run(tmp_path: Path) -> None:
     assert metrics["curves"]["keypoints"]["0.75"] == [1.0] * 101
     assert len(metrics["found_scores"]) == 2 * FRAMES and metrics["false_scores"] == []
     whole = {"persons": 2, "found": 2, "missed": 0, "false_people": 0, "oks": 1, "mask_iou": 1, "id_changes": 0}
+    whole |= {"missed_xywh": [], "false_xyxy": []}
     assert metrics["per_frame"] == [{"index": f, **whole} for f in range(FRAMES)]
     assert load_run(run.folder).metrics == json.loads(json.dumps(metrics))
+
+
+def test_a_mask_of_another_size(tmp_path: Path) -> None:
+    small = {**annotation(20, 20, 1), "segmentation": {"size": [60, 100], "counts": [6000]}}
+    with pytest.raises(ReplayAnnotationError, match="mask has 100 x 60 pixels, but its frame 0 has 200 x 120"):
+        write_metrics(run_of(tmp_path, [[person(20, 20, 1)]]), {0: [small]})
 
 
 def test_a_known_id_switch(tmp_path: Path) -> None:
@@ -110,6 +118,7 @@ def test_a_missed_and_a_false_person(tmp_path: Path) -> None:
     rows = metrics["per_frame"]
     assert (rows[1]["missed"], rows[1]["found"], rows[1]["oks"], rows[1]["mask_iou"]) == (1, 1, 0.5, 0.5)
     assert (rows[4]["false_people"], rows[4]["missed"], rows[4]["oks"]) == (1, 0, 1)
+    assert rows[1]["missed_xywh"] == [[left_of(1, 1), 20, 30, 80]] and rows[4]["false_xyxy"] == [[85, 35, 114, 114]]
     assert sum(r["missed"] + r["false_people"] for r in rows) == 2
     assert metrics["false_scores"] == [pytest.approx(0.3)]
     assert metrics["tracking"]["mota"] == pytest.approx(1 - 2 / 12)
@@ -144,7 +153,7 @@ def test_partly_annotated_and_without_ids(tmp_path: Path) -> None:
     assert [row["index"] for row in metrics["per_frame"]] == [2, 4]
     assert metrics["per_frame"][1] == {
         "index": 4, "persons": 0, "found": 0, "missed": 0, "false_people": 1,
-        "oks": None, "mask_iou": None, "id_changes": 0,
+        "oks": None, "mask_iou": None, "id_changes": 0, "missed_xywh": [], "false_xyxy": [[32, 20, 61, 99]],
     }  # fmt: skip
     assert metrics["tracking"] is None and metrics["frames_annotated"] == 2
 
