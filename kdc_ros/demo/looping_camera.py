@@ -19,8 +19,8 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 
 from kdc_core.camera import CameraModel
+from kdc_replay.demo_scene.photos import PhotoError
 from kdc_ros.demo.camera import FRAME_ID, IMAGES, image_message
-from kdc_ros.demo.photos import PhotoError
 from kdc_ros.demo.playlist import SCENE, Clip, PlaylistError, built_in, from_input
 
 # Longer than any clip; the loop is what repeats.
