@@ -10,12 +10,21 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
-from kdc_core.backends.base import load_backend  # noqa: E402
+from kdc_core.backends.base import InferenceError, load_backend  # noqa: E402
 from kdc_core.decode.candidates import find_candidates  # noqa: E402
 from kdc_core.encode import encode, ideal_fields  # noqa: E402
-from kdc_core.spec import ModelSpec  # noqa: E402
+from kdc_core.spec import ModelSpec, ModelSpecError  # noqa: E402
 from kdc_model.candidate_graph import CandidateFinder  # noqa: E402
-from kdc_model.export import ParityError, check_parity, export_onnx, write_onnx  # noqa: E402
+from kdc_model.config import TrainConfig  # noqa: E402
+from kdc_model.export import (  # noqa: E402
+    ParityError,
+    check_fields,
+    check_people,
+    export_onnx,
+    with_fixed_size,
+    write_onnx,
+)
+from kdc_model.from_onnx import load_exported  # noqa: E402
 from kdc_model.network import FieldTensors, KDCNet, NetworkConfig  # noqa: E402
 from tests.core.made_people import made_truth  # noqa: E402
 
@@ -45,8 +54,39 @@ def exported(
 
 def test_parity_on_several_sizes(exported: tuple[KDCNet, ModelSpec, Path]) -> None:
     network, spec, path = exported
-    check_parity(network, spec, path)
+    check_fields(network, load_backend(path, "onnxruntime"))
     assert load_backend(path).spec == spec
+
+
+def test_model_of_one_size_takes_no_other(tmp_path: Path) -> None:
+    network = lively_network()
+    wanted = ModelSpec(input_hw=(256, 256), disk_radius_px=10.0, num_candidates=16)
+    spec = with_fixed_size(wanted, (96, 160))
+    write_onnx(network, spec, tmp_path / "fixed.onnx")
+    backend = load_backend(tmp_path / "fixed.onnx", "onnxruntime")
+    check_fields(network, backend)
+    assert backend.spec.letterbox((480, 640)).input_hw == (96, 160)
+    with pytest.raises(InferenceError, match=r"\(128, 160, 3\)"):
+        backend.run(np.zeros((128, 160, 3), np.uint8))
+    with pytest.raises(ModelSpecError, match="100x160.*multiples of 32"):
+        with_fixed_size(wanted, (100, 160))
+
+
+def test_people_of_the_shipped_file_are_torchs(shipped_model: Path, repository: Path) -> None:
+    """Torch's fields and the reference decoder against the graph, people by people, square and not."""
+    data = pytest.importorskip("skimage.data")
+    config = TrainConfig.load(repository / "configs" / "mobile_photos.yaml")
+    network = KDCNet(config.network()).eval()
+    load_exported(network, shipped_model)
+    photo = np.ascontiguousarray(data.astronaut())
+    # Alone, beside herself, and cut to half a figure: one and several people, wide and high pictures.
+    pictures = [photo, np.hstack([photo, photo[:, ::-1]]), np.ascontiguousarray(photo[:, 100:340])]
+    backend = load_backend(shipped_model, "onnxruntime")
+    check_people(network, backend, pictures)
+    with torch.no_grad():
+        network.pose.fine.weight *= 0.8
+    with pytest.raises(ParityError, match="other people than torch"):
+        check_people(network, backend, pictures)
 
 
 def test_parity_check_sees_another_network(exported: tuple[KDCNet, ModelSpec, Path]) -> None:
@@ -55,7 +95,7 @@ def test_parity_check_sees_another_network(exported: tuple[KDCNet, ModelSpec, Pa
         network.seg.fine.bias += 0.5
     try:
         with pytest.raises(ParityError, match="differs"):
-            check_parity(network, spec, path)
+            check_fields(network, load_backend(path, "onnxruntime"))
     finally:
         with torch.no_grad():
             network.seg.fine.bias -= 0.5
@@ -83,16 +123,20 @@ def test_candidate_graph_is_the_reference_decoder() -> None:
 
 
 def test_export_from_a_checkpoint(tmp_path: Path) -> None:
-    from kdc_model.config import TrainConfig
+
 
     network = lively_network()
     config = TrainConfig(("a.json",), ("images",), channels=16, head_units=1, long_side=320)
     state = network.state_dict()
     torch.save({"config": config.to_dict(), "step": 7, "network": state, "average": state}, tmp_path / "last.pt")
-    spec = export_onnx(tmp_path / "last.pt", tmp_path / "model.onnx", provenance={"note": "made"})
-    loaded = load_backend(tmp_path / "model.onnx").spec
+    spec = export_onnx(tmp_path / "last.pt", tmp_path / "model.onnx", provenance={"note": "made"}, torch_program=True)
+    loaded = load_backend(tmp_path / "model.onnx", "onnxruntime").spec
     assert loaded == spec
     assert loaded.provenance == {"trunk": "mobilenet_v1_075", "step": 7, "note": "made"}
     assert not list(tmp_path.glob("*.partial*"))
+    # The program beside it is the same network, for any size.
+    program = load_backend(tmp_path / "model.onnx", "torch")
+    assert program.name.startswith("torch ") and program.spec == spec
+    check_fields(network, program)
     content = (tmp_path / "model.onnx").read_bytes()
     assert b"/kdc_model/" not in content, "no paths of the machine it was made on"
