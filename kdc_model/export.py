@@ -57,7 +57,7 @@ def export_onnx(
     fixed_hw:      the one input size (height, width) that the model takes; None = any multiple of its step.
     torch_program: also write a .pt2 of the same name for the torch backend.
     pictures:      uint8 RGB (H, W, 3) of people; the people found by the file and by torch are compared too.
-    Raises ParityError, and ModelSpecError for an impossible size; files are only put in place when all checks have passed.
+    Raises ParityError, and ModelSpecError for an impossible size; nothing is put in place unless all checks pass.
     """
     network, config, step = network_from_checkpoint(checkpoint)
     origin = {"trunk": config.trunk, "step": step, **(provenance or {})}

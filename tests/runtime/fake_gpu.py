@@ -20,15 +20,14 @@ from kdc_core.backends.tensorrt.cuda import Gpu
 class FakeCuda:
     """Counts what is allocated; `broken` names a call that fails from now on."""
 
-    def __init__(self, gpu: Gpu = Gpu("Fake GPU", "SM89")) -> None:
-        self._gpu = gpu
+    def __init__(self) -> None:
         self.memory: dict[int, tuple[str, ctypes.Array]] = {}
         self.streams: dict[int, list[Callable[[], None]]] = {}
         self.allocations = 0
         self.broken = ""
 
     def gpu(self) -> Gpu:
-        return self._gpu
+        return Gpu("Fake GPU", "SM89")
 
     def allocate(self, size: int) -> int:
         return self._allocate("device", size)

@@ -13,12 +13,12 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from kdc_core.backends.base import BackendUnavailable, sha256_of  # noqa: E402
-from kdc_core.backends.tensorrt.cache import EngineCache, default_engine_dir  # noqa: E402
-from kdc_core.backends.tensorrt.cuda import Gpu  # noqa: E402
-from kdc_core.backends.tensorrt.keys import EngineKey, ShapeProfile  # noqa: E402
-from kdc_core.backends.tensorrt.manager import AccuracyRefused, Candidate, EngineManager  # noqa: E402
-from tests.runtime.tiny_model import SPEC, picture, write_tiny_model  # noqa: E402
+from kdc_core.backends.base import BackendUnavailable, sha256_of
+from kdc_core.backends.tensorrt.cache import EngineCache, default_engine_dir
+from kdc_core.backends.tensorrt.cuda import Gpu
+from kdc_core.backends.tensorrt.keys import EngineKey, ShapeProfile
+from kdc_core.backends.tensorrt.manager import AccuracyRefused, Candidate, EngineManager
+from tests.runtime.tiny_model import SPEC, picture, write_tiny_model
 
 GPU = Gpu("Some GPU", "SM89")
 
@@ -159,8 +159,8 @@ def test_two_processes_build_one_engine(builds: Builds, repository: Path) -> Non
 
 def test_lock_of_a_dead_process_is_free(builds: Builds, repository: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from kdc_core.backends.tensorrt.cache import EngineCache\n"
-        "from tests.runtime.test_engine_cache import Builds; from kdc_core.backends.tensorrt.library import load_tensorrt\n"
+        "import os, sys; from pathlib import Path; from tests.runtime.test_engine_cache import Builds\n"
+        "from kdc_core.backends.tensorrt.library import load_tensorrt\n"
         "b = Builds(load_tensorrt(('tensorrt_rtx',)), Path(sys.argv[1]), Path(sys.argv[2]))\n"
         "with b.manager.cache.lock(b.model, b.key()): os._exit(9)"
     )

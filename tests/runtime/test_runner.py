@@ -10,11 +10,11 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from kdc_core.backends.base import BackendUnavailable, InferenceError, load_backend  # noqa: E402
-from kdc_core.backends.tensorrt.keys import ShapeProfile  # noqa: E402
-from kdc_core.backends.tensorrt.runner import EngineRunner  # noqa: E402
-from tests.runtime.fake_gpu import FakeCuda, FakeExecution  # noqa: E402
-from tests.runtime.tiny_model import SPEC, picture, write_tiny_model  # noqa: E402
+from kdc_core.backends.base import BackendUnavailable, InferenceError, load_backend
+from kdc_core.backends.tensorrt.keys import ShapeProfile
+from kdc_core.backends.tensorrt.runner import EngineRunner
+from tests.runtime.fake_gpu import FakeCuda, FakeExecution
+from tests.runtime.tiny_model import SPEC, picture, write_tiny_model
 
 PROFILE = ShapeProfile((32, 32), (64, 96), (96, 96))
 

@@ -10,14 +10,14 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from kdc_core.backends.base import BackendUnavailable, LoadOptions, load_backend  # noqa: E402
-from kdc_core.backends.tensorrt.backend import Machine, load_tensorrt_backend  # noqa: E402
-from kdc_core.backends.tensorrt.cache import EngineCache  # noqa: E402
-from kdc_core.backends.tensorrt.keys import ShapeProfile  # noqa: E402
-from kdc_core.backends.tensorrt.manager import EngineManager  # noqa: E402
-from kdc_core.pipeline import Pipeline  # noqa: E402
-from tests.runtime.fake_gpu import FakeCuda, FakeExecution  # noqa: E402
-from tests.runtime.tiny_model import SPEC, picture  # noqa: E402
+from kdc_core.backends.base import BackendUnavailable, LoadOptions, load_backend
+from kdc_core.backends.tensorrt.backend import Machine, load_tensorrt_backend
+from kdc_core.backends.tensorrt.cache import EngineCache
+from kdc_core.backends.tensorrt.keys import ShapeProfile
+from kdc_core.backends.tensorrt.manager import EngineManager
+from kdc_core.pipeline import Pipeline
+from tests.runtime.fake_gpu import FakeCuda, FakeExecution
+from tests.runtime.tiny_model import SPEC, picture
 
 
 def machine(trt, model: Path) -> Machine:
