@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
-from kdc_core.backends.base import InferenceError, load_backend  # noqa: E402
+from kdc_core.backends.base import BackendUnavailable, InferenceError, ModelLoadError, load_backend  # noqa: E402
 from kdc_core.decode.candidates import find_candidates  # noqa: E402
 from kdc_core.encode import encode, ideal_fields  # noqa: E402
 from kdc_core.spec import ModelSpec, ModelSpecError  # noqa: E402
@@ -147,3 +147,12 @@ def test_export_from_a_checkpoint(tmp_path: Path) -> None:
 def test_size_that_the_network_cannot_have() -> None:
     with pytest.raises(ModelSpecError, match="100x160.*multiples of 32"):
         with_fixed_size(ModelSpec(input_hw=(256, 256)), (100, 160))
+
+
+def test_program_that_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "broken.pt2"
+    path.write_bytes(b"not a program")
+    with pytest.raises(ModelLoadError, match=r"broken\.pt2 is not a usable exported program"):
+        load_backend(path)
+    with pytest.raises(BackendUnavailable, match="take backend 'torch'"):
+        load_backend(path, "onnxruntime")
