@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdc_cli.arguments import positive
+from kdc_cli.arguments import positive, size_hw
 from kdc_cli.errors import CommandError
 from kdc_cli.gate import Gate, add_gate_arguments, limits_of, network_inputs, pictures_in, table
 
@@ -31,14 +31,6 @@ With backend tensorrt and precision auto, the fastest engine that passed its che
 """
 
 
-def size(text: str) -> tuple[int, int]:
-    """HEIGHTxWIDTH, as (height, width)."""
-    height, _, width = text.lower().partition("x")
-    if not (height.isascii() and width.isascii() and height.isdigit() and width.isdigit()):
-        raise argparse.ArgumentTypeError(f"a size is written HEIGHTxWIDTH, like 416x544, got '{text}'")
-    return int(height), int(width)
-
-
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Declare the command."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
@@ -51,7 +43,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--size",
-        type=size,
+        type=size_hw,
         action="append",
         default=[],
         metavar="HxW",

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kdc_core.precision.graph import network_nodes
-
-logger = logging.getLogger(__name__)
 
 LARGEST_HALF = float(np.finfo(np.float16).max)
 # Inputs that ONNX wants in float32 whatever the data are: Resize's region of interest and scales.

@@ -71,9 +71,8 @@ class EngineCache:
     def log_relatives(self, model: Path, key: EngineKey) -> None:
         """Say in what the cached engines of this model and precision differ from the one that is missing."""
         for side in sorted(self.folder.glob(f"{model.stem}-{key.precision}-*.json")):
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                differences = key.differences(json.loads(side.read_text())["key"])
-                if differences:
+            with contextlib.suppress(OSError, EngineRejected):
+                if differences := key.differences(_read_side(side)["key"]):
                     logger.info("engine %s is for another case: %s", side.stem, "; ".join(differences))
 
     def store(self, model: Path, key: EngineKey, data: bytes, spec: ModelSpec, notes: dict[str, Any]) -> Path:
@@ -111,16 +110,10 @@ def _side_of(path: Path) -> Path:
 def _read(path: Path, key: EngineKey) -> StoredEngine:
     """Read and check an engine. Raises EngineRejected."""
     try:
-        side = json.loads(_side_of(path).read_text())
+        side = _read_side(_side_of(path))
         data = path.read_bytes()
     except OSError as error:
         raise EngineRejected(f"it cannot be read ({error})") from error
-    except ValueError as error:
-        raise EngineRejected(f"its side file is damaged ({error})") from error
-    if not isinstance(side, dict) or side.get("format") != SIDE_FORMAT:
-        raise EngineRejected("its side file has another format")
-    if not isinstance(side.get("key"), dict):
-        raise EngineRejected("its side file names no key")
     if differences := key.differences(side["key"]):
         raise EngineRejected(f"it is stale: {'; '.join(differences)}")
     if hashlib.sha256(data).hexdigest() != side.get("engine_sha256"):
@@ -130,6 +123,17 @@ def _read(path: Path, key: EngineKey) -> StoredEngine:
     except ModelSpecError as error:
         raise EngineRejected(f"the spec in its side file cannot be used ({error})") from error
     return StoredEngine(path, data, spec, side)
+
+
+def _read_side(path: Path) -> dict[str, Any]:
+    """A side file's content, with its key. Raises EngineRejected, OSError."""
+    try:
+        side = json.loads(path.read_text())
+    except ValueError as error:
+        raise EngineRejected(f"its side file is damaged ({error})") from error
+    if not isinstance(side, dict) or side.get("format") != SIDE_FORMAT or not isinstance(side.get("key"), dict):
+        raise EngineRejected("its side file has another format")
+    return side
 
 
 def _write_atomically(path: Path, data: bytes) -> None:

@@ -147,7 +147,7 @@ def typed_twin(
             else:
                 from kdc_core.precision.int8 import int8_file
 
-                count = int8_file(model, twin, calibration or (), "tensorrt")
+                count = int8_file(model, twin, calibration or ())
         except ModuleNotFoundError as error:
             raise BackendUnavailable(
                 f"a model is converted to {precision} by the Python package {error.name}, which is not installed here: "
