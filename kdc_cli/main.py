@@ -12,10 +12,10 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from kdc_cli import evaluate, export, predict, train
+from kdc_cli import bench, evaluate, export, predict, train
 from kdc_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, message_of
 
-COMMANDS = (predict, train, evaluate, export)
+COMMANDS = (predict, train, evaluate, export, bench)
 
 _DESCRIPTION = """\
 See people in pictures: 17 keypoints and an instance mask for everybody, from one network."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdc_core.backends.base import Backend, load_backend
+from kdc_core.backends.base import Backend, NetworkOutputs, load_backend
 from kdc_core.decode.fragments import join_fragments
 from kdc_core.decode.grouping import GroupingOptions, Poses, group
 from kdc_core.decode.masks import MaskOptions, decode_masks
@@ -89,12 +89,10 @@ class Pipeline:
         clock.lap("preprocess")
         outputs = self._backend.run(network_image)
         clock.lap("inference")
-        poses = group(outputs.candidates, options.grouping)
-        poses = join_fragments(poses, outputs.masks, options.mask.keypoint_confidence, options.fragment_membership)
-        poses = _select(poses, options)
+        poses = decode_poses(outputs, options)
         clock.lap("decode")
         labels = decode_masks(outputs.masks, poses, letterbox, options.mask) if options.masks else None
-        people = _people(poses, labels, letterbox, options)
+        people = people_of(poses, labels, letterbox, options)
         clock.lap("masks")
         return FrameResult(people, source_hw, clock.stage_ms)
 
@@ -114,13 +112,15 @@ class _StageClock:
         self._last = now
 
 
-def _select(poses: Poses, options: PipelineOptions) -> Poses:
-    """The best people above the threshold (poses come best first)."""
+def decode_poses(outputs: NetworkOutputs, options: PipelineOptions) -> Poses:
+    """The best people above the threshold, best first, in network pixels."""
+    poses = group(outputs.candidates, options.grouping)
+    poses = join_fragments(poses, outputs.masks, options.mask.keypoint_confidence, options.fragment_membership)
     chosen = np.nonzero(poses.scores >= options.person_threshold)[0][: options.max_people]
     return Poses(poses.keypoints_xy[chosen], poses.keypoint_scores[chosen], poses.scores[chosen])
 
 
-def _people(poses: Poses, labels: np.ndarray | None, letterbox: Letterbox, options: PipelineOptions) -> People:
+def people_of(poses: Poses, labels: np.ndarray | None, letterbox: Letterbox, options: PipelineOptions) -> People:
     """Poses in network pixels and masks in source pixels -> People."""
     scores = np.where(poses.keypoint_scores >= options.keypoint_threshold, poses.keypoint_scores, 0.0)
     keypoints = letterbox.to_source(poses.keypoints_xy)
