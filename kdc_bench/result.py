@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ class BenchSettings:
     people:     sizes of the made crowds.
     images:     folder of photographs; None = those that come with scikit-image and matplotlib.
     graphs:     folder where the peers' exported graphs are kept.
+    cpu_time:   measure the CPU time of the one thread, not the wall time; needs threads = 1.
     """
 
     model: Path
@@ -41,6 +43,16 @@ class BenchSettings:
     people: tuple[int, ...] = PEOPLE
     images: Path | None = None
     graphs: Path = Path("out/peers")
+    cpu_time: bool = False
+
+    def __post_init__(self) -> None:
+        if self.cpu_time and self.threads != 1:
+            raise BenchError("CPU time says nothing about several threads: add --threads 1")
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Seconds, of the wall or of this thread's CPU time."""
+        return time.thread_time if self.cpu_time else time.perf_counter
 
 
 @dataclass(frozen=True)

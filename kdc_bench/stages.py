@@ -44,9 +44,9 @@ def measure(settings: BenchSettings) -> SuiteResult:
     """Photographs by the number of people found in them, and made crowds."""
     set_opencv_threads(settings.threads)
     backend = CrowdBackend(load_backend(settings.model, threads=settings.threads))
-    pipeline = Pipeline(backend, long_side=settings.long_side)
+    pipeline = Pipeline(backend, long_side=settings.long_side, clock=settings.clock)
     photographs = free_photographs() if settings.images is None else photographs_of(settings.images)
-    rows = _photograph_rows(pipeline, photographs, settings.rounds)
+    rows = _photograph_rows(pipeline, photographs, settings)
     rows += _crowd_rows(pipeline, backend, settings)
     height, width = pipeline.spec.letterbox(settings.source_hw).input_hw
     pipeline.close()
@@ -60,29 +60,30 @@ def measure(settings: BenchSettings) -> SuiteResult:
             f"Photographs: {len(photographs)} ({origin}), classed by the people found in them.",
             f"Made crowds: the network runs on a picture of {settings.source_hw[1]} x {settings.source_hw[0]} (input "
             f"{width} x {height}), the host decodes a made crowd with clutter in place of its answer.",
+            f"Times are {'CPU time of the one thread' if settings.cpu_time else 'wall time'}; fps is 1000 / median total.",
             "rle: everybody's run lengths, as the messages carry them. peak_memory_mb: of this process so far.",
         ],
     )
 
 
-def _timed(pipeline: Pipeline, image: np.ndarray) -> tuple[dict[str, float], int]:
+def _timed(pipeline: Pipeline, image: np.ndarray, clock: Callable[[], float]) -> tuple[dict[str, float], int]:
     """Stage times of one picture, and how many people came out."""
     result = pipeline(image)
-    watch = Stopwatch()
+    watch = Stopwatch(clock)
     with watch("rle"):
         if result.people.mask_labels is not None:
             encode_labels(result.people.mask_labels, len(result.people))
     return {**result.stage_ms, **watch.stage_ms}, len(result.people)
 
 
-def _photograph_rows(pipeline: Pipeline, photographs: dict[str, np.ndarray], rounds: int) -> list[Row]:
+def _photograph_rows(pipeline: Pipeline, photographs: dict[str, np.ndarray], settings: BenchSettings) -> list[Row]:
     times: dict[str, StageTimes] = {}
     # Each picture several times where there are few, once where there are many.
-    repeats = max(1, -(-rounds // max(len(photographs), 1)))
+    repeats = max(1, -(-settings.rounds // max(len(photographs), 1)))
     for image in photographs.values():
-        _timed(pipeline, image)  # a size seen for the first time costs the runtime more
+        _timed(pipeline, image, settings.clock)  # a size seen for the first time costs the runtime more
         for _ in range(repeats):
-            stage_ms, people = _timed(pipeline, image)
+            stage_ms, people = _timed(pipeline, image, settings.clock)
             name = next(name for name, (low, high) in _CLASSES.items() if low <= people <= high)
             times.setdefault(name, StageTimes()).add(stage_ms)
     return [
@@ -102,7 +103,7 @@ def _crowd_rows(pipeline: Pipeline, backend: CrowdBackend, settings: BenchSettin
 
         def run(outputs: NetworkOutputs = outputs) -> dict[str, float]:
             backend.answer = outputs
-            return _timed(pipeline, image)[0]
+            return _timed(pipeline, image, settings.clock)[0]
 
         runs[str(people)] = run
     times = interleaved(runs, settings.rounds)

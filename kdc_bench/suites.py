@@ -10,6 +10,7 @@ import importlib
 from kdc_bench.result import BenchError, BenchSettings, SuiteResult
 
 SUITES: dict[str, str] = {
+    "ceiling": "kdc_bench.ceiling",
     "decode": "kdc_bench.decoding",
     "pipeline": "kdc_bench.stages",
     "startup": "kdc_bench.startup",

@@ -10,6 +10,7 @@ from kdc_cli.arguments import add_model_arguments, positive
 
 _DESCRIPTION = """\
 Measure, and write bench.json, bench.md and bench.png into OUT. Suites:
+  ceiling   multiply-adds and memory bandwidth at best, to hold the rest against
   decode    what the host does after the network, for 0 to 50 people
   pipeline  preprocessing, network, decoding, masks and run lengths, on photographs and made crowds
   startup   a fresh process until its first answer, and its memory
@@ -20,6 +21,7 @@ _EPILOG = """\
 example:
   kdc bench --out out/bench
   taskset -c 0 kdc bench decode --threads 1 --out out/decode
+  OMP_NUM_THREADS=1 kdc bench peers --threads 1 --cpu-time --out out/peers
   kdc bench pipeline --images photos/ --long-side 320 --out out/bench
 
 Times are those of this machine while other programs ran on it: compare only what one run has measured.
@@ -34,7 +36,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         description=_DESCRIPTION,
         epilog=_EPILOG,
     )
-    parser.add_argument("suites", nargs="*", metavar="SUITE", help="decode, pipeline, startup, peers")
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help="ceiling, decode, pipeline, startup, peers")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the report; made if missing")
     add_model_arguments(parser)
     parser.add_argument(
@@ -53,6 +55,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--graphs", type=Path, metavar="DIR", help="where `peers` keeps the exported graphs (default: OUT/graphs)"
+    )
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="CPU time of the thread instead of wall time, for a machine that others use too; needs --threads 1",
     )
     return parser
 
@@ -76,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
         source_hw=args.source,
         people=args.people or PEOPLE,
         images=args.images,
+        cpu_time=args.cpu_time,
         graphs=args.graphs or args.out / "graphs",
         **({"sizes_hw": args.sizes} if args.sizes else {}),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,9 +51,17 @@ class PipelineOptions:
 class Pipeline:
     """A loaded network with its decoder. Not thread-safe: one thread owns it; `options` may be replaced at any time."""
 
-    def __init__(self, backend: Backend, options: PipelineOptions | None = None, long_side: int | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        options: PipelineOptions | None = None,
+        long_side: int | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`clock`, in seconds, is what stage times are taken with. Raises ValueError for an impossible long side."""
         self.options = options or PipelineOptions()
         self._backend = backend
+        self._clock = clock
         self.spec: ModelSpec = backend.spec
         if long_side is not None:
             if not self.spec.dynamic_input:
@@ -83,7 +92,7 @@ class Pipeline:
             raise ValueError(f"the image must be uint8 RGB (H, W, 3), got {image.dtype} {image.shape}")
         options = self.options
         source_hw = (image.shape[0], image.shape[1])
-        clock = _StageClock()
+        clock = _StageClock(self._clock)
         letterbox = self.spec.letterbox(source_hw)
         network_image = letterbox.apply(image)
         clock.lap("preprocess")
@@ -102,12 +111,13 @@ class Pipeline:
 
 
 class _StageClock:
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self.stage_ms: dict[str, float] = {}
-        self._last = time.perf_counter()
+        self._clock = clock
+        self._last = clock()
 
     def lap(self, stage: str) -> None:
-        now = time.perf_counter()
+        now = self._clock()
         self.stage_ms[stage] = (now - self._last) * 1e3
         self._last = now
 

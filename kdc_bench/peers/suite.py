@@ -36,6 +36,7 @@ def measure(settings: BenchSettings) -> SuiteResult:
         "are random (a graph's time does not depend on them).",
         "yolo11n pair: yolo11n-pose and yolo11n-seg, preprocessing once, suppression at "
         f"{yolo.CONFIDENCE} / {yolo.IOU}, masks inside the boxes; matching the poses with the masks is left out.",
+        f"Times are {'CPU time of the one thread' if settings.cpu_time else 'wall time'}. "
         "ratio: median total over the pair's; decoding_percent: poses and masks of the total.",
     ]
     for size_hw in settings.sizes_hw:
@@ -78,7 +79,7 @@ def _ours(settings: BenchSettings, size_hw: tuple[int, int]) -> Callable[[], dic
     image, letterbox, options = _picture(size_hw), Letterbox.fit(size_hw, size_hw), PipelineOptions()
 
     def run() -> dict[str, float]:
-        watch = Stopwatch()
+        watch = Stopwatch(settings.clock)
         with watch("preprocess"):
             network_image = letterbox.apply(image)
         with watch("inference"):
@@ -98,7 +99,7 @@ def _yolo_pair(settings: BenchSettings, size_hw: tuple[int, int]) -> Callable[[]
     image, letterbox = _picture(size_hw), Letterbox.fit(size_hw, size_hw)
 
     def run() -> dict[str, float]:
-        watch = Stopwatch()
+        watch = Stopwatch(settings.clock)
         with watch("preprocess"):
             blob = yolo.preprocess(image, letterbox)
         with watch("inference"):
@@ -118,7 +119,7 @@ def _rtmo(settings: BenchSettings, size_hw: tuple[int, int]) -> Callable[[], dic
     image, letterbox = _picture(size_hw), Letterbox.fit(size_hw, size_hw)
 
     def run() -> dict[str, float]:
-        watch = Stopwatch()
+        watch = Stopwatch(settings.clock)
         with watch("preprocess"):
             blob = yolo.preprocess(image, letterbox)
         with watch("inference"):

@@ -70,7 +70,7 @@ def test_the_picture_may_be_a_folders(shipped_model: Path, tmp_path: Path, capsy
     assert main(["bench", "pipeline", "--images", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
     assert "there is no picture in" in capsys.readouterr().err
     assert main(["bench", "speed", "--out", str(tmp_path / "out")]) == 1
-    assert "no suite 'speed': choose from decode, pipeline" in capsys.readouterr().err
+    assert "no suite 'speed': choose from ceiling, decode, pipeline" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("people", [1, 5, 20, 50])
@@ -111,6 +111,16 @@ def test_table_has_every_column_once() -> None:
     assert lines[0] == "| who | a | b | total | fps | mb |"
     assert lines[2] == "| x | 1.00 / 1.00 / 1.00 | 2.00 / 2.00 / 2.00 | 3.00 / 3.00 / 3.00 | 3 |  |"
     assert lines[3] == "| y |  |  |  |  | 4 |"
+
+
+def test_ceiling() -> None:
+    product, copy = run_suite("ceiling", BenchSettings(Path("unused.onnx"), threads=1, rounds=1, cpu_time=True)).rows
+    assert 0.1 < product.figures["gmac_per_s"] < 1e4 and 0.1 < copy.figures["gb_per_s"] < 1e3
+
+
+def test_cpu_time_is_that_of_one_thread() -> None:
+    with pytest.raises(BenchError, match="--threads 1"):
+        BenchSettings(Path("model.onnx"), threads=2, cpu_time=True)
 
 
 def test_suites_can_be_imported_and_are_listed() -> None:
