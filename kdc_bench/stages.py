@@ -60,7 +60,7 @@ def measure(settings: BenchSettings) -> SuiteResult:
             f"Photographs: {len(photographs)} ({origin}), classed by the people found in them.",
             f"Made crowds: the network runs on a picture of {settings.source_hw[1]} x {settings.source_hw[0]} (input "
             f"{width} x {height}), the host decodes a made crowd with clutter in place of its answer.",
-            f"Times are {'CPU time of the one thread' if settings.cpu_time else 'wall time'}; fps is 1000 / median total.",
+            f"Times: {'CPU time of the one thread' if settings.cpu_time else 'wall time'}. fps: 1000 / median total.",
             "rle: everybody's run lengths, as the messages carry them. peak_memory_mb: of this process so far.",
         ],
     )
