@@ -44,18 +44,23 @@ def make_crowd(
     `candidates` of each keypoint type, more where there are more people. With `clutter` the places that the people
     leave free hold weak candidates all over the picture, as a network's top-k always does; without they have score 0.
     """
-    rng = np.random.default_rng(seed)
-    truth = _ground_truth(rng, people, network_hw)
+    outputs = outputs_of(made_truth(people, network_hw, seed), candidates, clutter, seed)
+    return Crowd(people, network_hw, outputs)
+
+
+def outputs_of(truth: GroundTruth, candidates: int = 32, clutter: bool = True, seed: int = 0) -> NetworkOutputs:
+    """What a network without error, but for the clutter, would return for these people."""
+    people = len(truth.keypoints_xy)
     fields = ideal_fields(encode(truth, STRIDE, RADIUS_PX), STRIDE)
     found = find_candidates(fields, RADIUS_PX, max(candidates, people + people // 4))
     if clutter:
-        found = _cluttered(rng, found, network_hw)
-    masks = MaskFields(fields.person, fields.embedding, fields.sigma, STRIDE)
-    return Crowd(people, network_hw, NetworkOutputs(found, masks))
+        found = _cluttered(np.random.default_rng(seed), found, truth.instance.shape)
+    return NetworkOutputs(found, MaskFields(fields.person, fields.embedding, fields.sigma, STRIDE))
 
 
-def _ground_truth(rng: np.random.Generator, people: int, network_hw: tuple[int, int]) -> GroundTruth:
-    """Figures in rows, the lower ones in front."""
+def made_truth(people: int, network_hw: tuple[int, int], seed: int = 0) -> GroundTruth:
+    """Figures in rows, the lower ones in front: keypoints and masks of N people."""
+    rng = np.random.default_rng(seed)
     height, width = network_hw
     instance = np.zeros(network_hw, np.uint16)
     keypoints = np.zeros((people, NUM_KEYPOINTS, 2), np.float32)
@@ -101,7 +106,7 @@ def _standing_body(rng: np.random.Generator, size: float) -> Body:
     return body
 
 
-def _cluttered(rng: np.random.Generator, found: Candidates, network_hw: tuple[int, int]) -> Candidates:
+def _cluttered(rng: np.random.Generator, found: Candidates, network_hw: tuple[int, ...]) -> Candidates:
     """The unused places filled with weak candidates whose edges point a short way off, to no other one."""
     points, far_ends = found.points.copy(), found.far_ends.copy()
     limit = np.array([network_hw[1], network_hw[0]], np.float32)

@@ -10,6 +10,7 @@ EXIT_INTERRUPTED = 130
 # (module, class) of the errors whose message is written for the user. Named rather than imported: the modules
 # are heavy, and a class can only have been raised where its module is loaded already.
 _KNOWN: tuple[tuple[str, str], ...] = (
+    ("kdc_bench.result", "BenchError"),
     ("kdc_core.backends.base", "InferenceError"),
     ("kdc_core.backends.base", "ModelLoadError"),
     ("kdc_core.images", "UnreadableImageError"),

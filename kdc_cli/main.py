@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from kdc_cli import (
     ablate,
+    bench,
     build_engine,
     compare,
     evaluate,
@@ -26,7 +27,7 @@ from kdc_cli import (
 )
 from kdc_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, message_of
 
-COMMANDS = (predict, replay, compare, record_demo, train, evaluate, ablate, export, parity, build_engine)
+COMMANDS = (predict, replay, compare, record_demo, train, evaluate, ablate, export, parity, build_engine, bench)
 
 _DESCRIPTION = """\
 See people in pictures: 17 keypoints and an instance mask for everybody, from one network."""

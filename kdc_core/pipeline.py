@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kdc_core.backends.base import Backend, load_backend
+from kdc_core.backends.base import Backend, NetworkOutputs, load_backend
 from kdc_core.decode.fragments import join_fragments
 from kdc_core.decode.grouping import GroupingOptions, Poses, group
 from kdc_core.decode.masks import MaskOptions, decode_masks
@@ -51,9 +52,17 @@ class PipelineOptions:
 class Pipeline:
     """A loaded network with its decoder. Not thread-safe: one thread owns it; `options` may be replaced at any time."""
 
-    def __init__(self, backend: Backend, options: PipelineOptions | None = None, long_side: int | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        options: PipelineOptions | None = None,
+        long_side: int | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`clock`, in seconds, is what stage times are taken with. Raises ValueError for an impossible long side."""
         self.options = options or PipelineOptions()
         self._backend = backend
+        self._clock = clock
         self.spec: ModelSpec = backend.spec
         if long_side is not None:
             if not self.spec.dynamic_input:
@@ -93,18 +102,16 @@ class Pipeline:
             raise ValueError(f"the image must be uint8 RGB (H, W, 3), got {image.dtype} {image.shape}")
         options = self.options
         source_hw = (image.shape[0], image.shape[1])
-        clock = _StageClock()
+        clock = _StageClock(self._clock)
         letterbox = self.spec.letterbox(source_hw)
         network_image = letterbox.apply(image)
         clock.lap("preprocess")
         outputs = self._backend.run(network_image)
         clock.lap("inference")
-        poses = group(outputs.candidates, options.grouping)
-        poses = join_fragments(poses, outputs.masks, options.mask.keypoint_confidence, options.fragment_membership)
-        poses = _select(poses, options)
+        poses = decode_poses(outputs, options)
         clock.lap("decode")
         labels = decode_masks(outputs.masks, poses, letterbox, options.mask) if options.masks else None
-        people = _people(poses, labels, letterbox, options)
+        people = people_of(poses, labels, letterbox, options)
         clock.lap("masks")
         return FrameResult(people, source_hw, clock.stage_ms)
 
@@ -114,23 +121,26 @@ class Pipeline:
 
 
 class _StageClock:
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self.stage_ms: dict[str, float] = {}
-        self._last = time.perf_counter()
+        self._clock = clock
+        self._last = clock()
 
     def lap(self, stage: str) -> None:
-        now = time.perf_counter()
+        now = self._clock()
         self.stage_ms[stage] = (now - self._last) * 1e3
         self._last = now
 
 
-def _select(poses: Poses, options: PipelineOptions) -> Poses:
-    """The best people above the threshold (poses come best first)."""
+def decode_poses(outputs: NetworkOutputs, options: PipelineOptions) -> Poses:
+    """The best people above the threshold, best first, in network pixels."""
+    poses = group(outputs.candidates, options.grouping)
+    poses = join_fragments(poses, outputs.masks, options.mask.keypoint_confidence, options.fragment_membership)
     chosen = np.nonzero(poses.scores >= options.person_threshold)[0][: options.max_people]
     return Poses(poses.keypoints_xy[chosen], poses.keypoint_scores[chosen], poses.scores[chosen])
 
 
-def _people(poses: Poses, labels: np.ndarray | None, letterbox: Letterbox, options: PipelineOptions) -> People:
+def people_of(poses: Poses, labels: np.ndarray | None, letterbox: Letterbox, options: PipelineOptions) -> People:
     """Poses in network pixels and masks in source pixels -> People."""
     scores = np.where(poses.keypoint_scores >= options.keypoint_threshold, poses.keypoint_scores, 0.0)
     keypoints = letterbox.to_source(poses.keypoints_xy)

@@ -71,6 +71,12 @@ def test_replay_is_free_of_torch_and_ros():
     assert loaded_after(modules, ("torch", "tensorrt", "trackeval", "kdc_model", *ROS_MODULES, "kdc_ros")) == []
 
 
+def test_benchmarks_are_free_of_torch_ros_and_peers():
+    modules = modules_of("kdc_bench", skip=("plot",))
+    assert "kdc_bench.peers.suite" in modules
+    assert loaded_after(modules, (*ROS_MODULES, "torch", "ultralytics", "mmpose", "matplotlib", "pycocotools")) == []
+
+
 def test_training_is_free_of_ros():
     if importlib.util.find_spec("torch") is None:
         pytest.skip("needs torch")

@@ -23,11 +23,13 @@ _EDGES_FROM = tuple(
     tuple((e, b) for e, (a, b) in enumerate(DIRECTED_EDGES) if a == k) for k in range(NUM_KEYPOINTS)
 )
 _REVERSE = tuple((e + NUM_EDGES) % (2 * NUM_EDGES) for e in range(2 * NUM_EDGES))
-_SOURCES = [a for a, _ in DIRECTED_EDGES]
-_TARGETS = [b for _, b in DIRECTED_EDGES]
+_SOURCES = np.array([a for a, _ in DIRECTED_EDGES])
+_TARGETS = np.array([b for _, b in DIRECTED_EDGES])
+_TARGET_OF: tuple[int, ...] = tuple(_TARGETS.tolist())
+_KINDS, _EDGES = np.arange(NUM_KEYPOINTS)[:, None], np.arange(2 * NUM_EDGES)[:, None]
 # Edges sorted by the keypoint they leave from, and where each keypoint's begin.
-_BY_SOURCE = [e for edges in _EDGES_FROM for e, _ in edges]
-_FIRST_OF_SOURCE = [_BY_SOURCE.index(edges[0][0]) for edges in _EDGES_FROM]
+_BY_SOURCE = np.argsort(_SOURCES, kind="stable")
+_FIRST_OF_SOURCE = np.searchsorted(_SOURCES[_BY_SOURCE], np.arange(NUM_KEYPOINTS))
 _TWO_SIGMAS = 2 * OKS_SIGMAS
 _TWO_SIGMAS_OF: tuple[float, ...] = tuple(_TWO_SIGMAS.tolist())
 
@@ -88,7 +90,7 @@ class _Table:
         self._mutual += self._taken[_TARGETS][:, None]
         nearest = self._mutual.argmin(2)
         self._nearest: list[list[int]] = nearest.tolist()
-        self._nearest_miss: list[list[float]] = np.take_along_axis(self._mutual, nearest[..., None], 2)[..., 0].tolist()
+        self._nearest_miss: list[list[float]] = self._mutual.min(2).tolist()
         self.is_free: list[list[bool]] = (self._taken == 0).tolist()
         self.points: list[list[list[float]]] = points.tolist()
         self._size: list[list[float]] = self._sizes().tolist()
@@ -115,7 +117,7 @@ class _Table:
         """The free candidate at the edge's other end that agrees best, within `limit` (squared); -1 without any."""
         if self._nearest_miss[edge][candidate] > limit:
             return -1
-        best, other = self._nearest[edge][candidate], _TARGETS[edge]
+        best, other = self._nearest[edge][candidate], _TARGET_OF[edge]
         if self.is_free[other][best]:
             return best
         miss = self._mutual[edge, candidate] + self._taken[other]
@@ -126,7 +128,7 @@ class _Table:
         """The free candidate at the edge's other end whose own far end is nearest to a place; -1 beyond `limit`."""
         back = _REVERSE[edge]
         across, down = self._far_x[back] - x, self._far_y[back] - y
-        miss = across * across + down * down + self._taken[_TARGETS[edge]]
+        miss = across * across + down * down + self._taken[_TARGET_OF[edge]]
         best = int(miss.argmin())
         return best if miss[best] <= limit else -1
 
@@ -135,9 +137,8 @@ def _strongest(candidates: Candidates, threshold: float) -> tuple[np.ndarray, np
     """Points (K, m, 3) and far ends (E, m, 3) of the m strongest of each type; none of the threshold is left out."""
     score = candidates.points[..., 2]
     count = int((score >= threshold).sum(1).max(initial=0))
-    chosen = np.argsort(-score, axis=1, kind="stable")[:, : max(count, 1), None]
-    points = np.take_along_axis(candidates.points, chosen, 1)
-    return points, np.take_along_axis(candidates.far_ends, chosen[_SOURCES], 1)
+    chosen = np.argsort(-score, axis=1, kind="stable")[:, : max(count, 1)]
+    return candidates.points[_KINDS, chosen], candidates.far_ends[_EDGES, chosen[_SOURCES]]
 
 
 def group(candidates: Candidates, options: GroupingOptions | None = None) -> Poses:
