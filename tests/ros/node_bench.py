@@ -36,11 +36,16 @@ SHUTDOWN = {
 
 
 class NodeBench:
-    """A node with parameters in a namespace of its own, spun as `kdc_node` does it."""
+    """A node with parameters in a namespace of its own, spun as `kdc_node` does it.
+
+    `{namespace}` in a parameter's name stands for that namespace.
+    """
 
     def __init__(self, **parameters: Any) -> None:
         self.namespace = f"/bench{next(_numbers)}"
-        overrides = [Parameter(name, value=value) for name, value in parameters.items()]
+        overrides = [
+            Parameter(name.format(namespace=self.namespace), value=value) for name, value in parameters.items()
+        ]
         self.node = PeopleNode(namespace=self.namespace, parameter_overrides=overrides)
         self._executors = [MultiThreadedExecutor(EXECUTOR_THREADS), SingleThreadedExecutor()]
         self.client = rclpy.create_node("client", namespace=self.namespace)
@@ -90,10 +95,10 @@ class NodeBench:
     def wait_for_state(self, label: str) -> None:
         assert wait_until(lambda: self.node.state_label == label, EXCHANGE_TIMEOUT_S), self.node.state_label
 
-    def publish(self, message: Any, topic: str = "image") -> None:
+    def publish(self, message: Any, topic: str = "image", qos: QoSProfile | int = 10) -> None:
         """Publish a message on a topic in the node's namespace."""
         if topic not in self._publishers:
-            self._publishers[topic] = self.client.create_publisher(type(message), topic, 10)
+            self._publishers[topic] = self.client.create_publisher(type(message), topic, qos)
         self._publishers[topic].publish(message)
 
     def publish_until(self, make: Callable[[], Any], condition: Callable[[], Any], topic: str = "image") -> None:
