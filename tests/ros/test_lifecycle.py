@@ -179,3 +179,13 @@ def test_the_rate_is_limited(make_bench, canned_model):
     assert bench.node._statistics.snapshot().processed == seen.processed
     assert bench.set_parameter("max_rate_hz", 0.0).successful
     answers(bench)
+
+
+def test_many_transitions(make_bench, canned_model):
+    """Entities that go while the executor waits for them must not end it."""
+    bench = make_bench(model=str(canned_model))
+    bench.wait_for_state("active")
+    for _ in range(15):
+        bench.publish(picture(bench.client))
+        assert bench.change(DEACTIVATE) and bench.change(ACTIVATE)
+    answers(bench)
