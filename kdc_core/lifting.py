@@ -188,7 +188,8 @@ def _mask_depths(people: People, person: int, depth: np.ndarray, options: Liftin
     image_hw = people.mask_labels.shape
     box = np.nan_to_num(people.boxes_xyxy[person])
     left, top, right, bottom = np.clip(np.round(box), 0, (*image_hw[::-1], *image_hw[::-1])).astype(int).tolist()
-    step = max(1, int(np.sqrt((right - left) * (bottom - top) / _BOX_SAMPLES)))
+    area = max(right - left, 0) * max(bottom - top, 0)
+    step = max(1, int(np.sqrt(area / _BOX_SAMPLES)))
     own = people.mask_labels[top : bottom + 1 : step, left : right + 1 : step] == person + 1
     rows, columns = np.nonzero(own)
     depth_rows = _in_image(top + step * rows, image_hw[0], depth.shape[0])
