@@ -88,12 +88,21 @@ class NodeProcess:
         """Wait until the node listens."""
         self.wait_for_log("waiting for images")
 
-    def wait_for_discovery(self) -> None:
-        """Wait until the node can be seen in the graph, which is before it listens."""
-        observer = rclpy.create_node("observer")
+    def wait_for_loading(self) -> None:
+        """Wait until the node says on /diagnostics that it loads the network."""
+        observer, said = rclpy.create_node("observer"), []
+        observer.create_subscription(DiagnosticArray, "/diagnostics", said.append, 10)
+        executor = SingleThreadedExecutor()
+        executor.add_node(observer)
+
+        def loading() -> bool:
+            executor.spin_once(timeout_sec=0.1)
+            return any(s.message.startswith("loading the network") for array in said for s in array.status)
+
         try:
-            assert wait_until(lambda: "kdc" in observer.get_node_names(), START_TIMEOUT_S), "\n".join(self.lines)
+            assert wait_until(loading, START_TIMEOUT_S), "\n".join(self.lines)
         finally:
+            executor.shutdown()
             observer.destroy_node()
 
     def exit_code(self, timeout_s: float = START_TIMEOUT_S) -> int:

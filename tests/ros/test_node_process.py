@@ -207,7 +207,7 @@ def test_a_signal_while_the_network_is_busy_for_long(start_node, make_peer, tmp_
 def test_a_signal_while_the_network_is_being_loaded(start_node, tmp_path, number):
     model = canned.write_canned_model(tmp_path / "late.onnx", load_work=4000)
     node = start_node(model=model, threads=1)
-    node.wait_for_discovery()
+    node.wait_for_loading()
     code, seconds = node.stop(number)
     assert not node.logged("waiting for images"), "the network was meant to be loading still"
     assert code == 0
