@@ -92,6 +92,7 @@ class PeopleNode(LifecycleNodeMixin, Node):
         except SettingsError as error:
             raise StartupError(str(error)) from error
         self._autostart = self.parameters.current().autostart
+        self._starting = False
         self._enabled = True
         self._subscribing = threading.Lock()
         self._inputs: Inputs | None = None
@@ -141,6 +142,7 @@ class PeopleNode(LifecycleNodeMixin, Node):
         self._track_ids.reset()
         self._outputs.activate()
         self._latency.activate()
+        self._unsubscribe()  # from whatever ~/enable made while the last deactivation was under way
         if self._enabled:
             self._subscribe()
         return SUCCESS
@@ -184,7 +186,7 @@ class PeopleNode(LifecycleNodeMixin, Node):
             return FAILURE
         except StartupError as error:
             self.fault = str(error)
-            if not self._autostart:  # else it is the last word of the process
+            if not self._starting:  # else it is the last word of the process
                 self.get_logger().error(self.fault)
             return FAILURE
         self.fault = ""
@@ -213,7 +215,11 @@ class PeopleNode(LifecycleNodeMixin, Node):
 
     def _start(self) -> None:
         self._starter.cancel()
-        if self.trigger_configure() is not SUCCESS or self.trigger_activate() is not SUCCESS:
+        self._starting = True
+        started = self.trigger_configure() is SUCCESS and self.trigger_activate() is SUCCESS
+        self._starting = False
+        # Without a fault of its own, somebody else's transition came in between: then it is theirs.
+        if not started and self.fault:
             self.end()
 
     def _watch(self) -> None:

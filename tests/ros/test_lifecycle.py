@@ -96,6 +96,20 @@ def test_a_missing_model_leaves_it_unconfigured(make_bench, canned_model, tmp_pa
     assert status.level == status.ERROR and "there is no model file at" in status.message
 
 
+def test_a_failing_activation_later_does_not_end_a_node_that_started_by_itself(make_bench, canned_model, tmp_path):
+    model = tmp_path / "gone.onnx"
+    model.write_bytes(canned_model.read_bytes())
+    bench = make_bench(model=str(model))
+    bench.wait_for_state("active")
+    model.unlink()
+    assert bench.change(DEACTIVATE) and not bench.change(ACTIVATE)
+    assert bench.state() == "inactive"
+    assert "there is no model file" in bench.node.fault and not bench.node.ended.done()
+    model.write_bytes(canned_model.read_bytes())
+    assert bench.change(ACTIVATE)
+    answers(bench)
+
+
 def test_the_state_is_told_while_it_loads(make_bench, canned_model, monkeypatch):
     go_on = threading.Event()
     load = Pipeline.load
