@@ -15,6 +15,9 @@ import numpy as np
 from kdc_core.types import People
 
 _SAMPLES = 7  # a patch is 7 x 7 samples, however large it is
+_STEPS = np.linspace(-1, 1, _SAMPLES)
+_GRID = np.stack(np.meshgrid(_STEPS, _STEPS), axis=-1).reshape(-1, 2)
+_GRID_WEIGHTS = np.exp(-1.5 * (_GRID**2).sum(axis=1))
 _BOX_SAMPLES = 600  # in a person's box, to find the middle of the person
 
 
@@ -24,6 +27,7 @@ class LiftingOptions:
 
     near_m, far_m:    distances outside are no measurements.
     patch:            half the patch's side, as a part of the person's size (square root of the box's area).
+    wide_patch:       the same for joints where that holds too little of the person: limbs reach beyond rough masks.
     patch_least_px:   at least so many pixels of the depth image.
     layer_gap_m:      distances so far apart are different layers, at the least ...
     layer_gap:        ... and this part of the distance, for depth noise grows with it.
@@ -35,6 +39,7 @@ class LiftingOptions:
     near_m: float = 0.1
     far_m: float = 20.0
     patch: float = 0.03
+    wide_patch: float = 0.08
     patch_least_px: float = 2.0
     layer_gap_m: float = 0.05
     layer_gap: float = 0.015
@@ -68,9 +73,13 @@ def read_depths(
 
     With instance masks only the person's own pixels count; without, everything in the patch does.
     """
-    patch = _patches(people, depth, image_hw, options)
-    depth_m, spread_m = _front_layer(patch.depth_m, patch.weight, options)
-    depth_m[people.keypoint_scores <= 0] = np.nan
+    depth_m = np.full(people.keypoint_scores.shape, np.nan)
+    spread_m = np.full(people.keypoint_scores.shape, np.nan)
+    wanted = people.keypoint_scores > 0
+    for part in (options.patch, options.wide_patch):
+        persons, joints = np.nonzero(wanted & np.isnan(depth_m))
+        samples, weight = _patches(people, persons, joints, depth, image_hw, part, options)
+        depth_m[persons, joints], spread_m[persons, joints] = _front_layer(samples, weight, options)
     person_m, person_spread_m = _person_depths(people, depth, depth_m, options)
     # Without a middle to compare with there is no joint either: both are NaN then.
     with np.errstate(invalid="ignore"):
@@ -86,37 +95,36 @@ def clean_depth(depth: np.ndarray, options: LiftingOptions) -> np.ndarray:
         return np.where((depth >= options.near_m) & (depth <= options.far_m), depth, np.float32(np.nan))
 
 
-@dataclass(frozen=True, eq=False)
-class _Patches:
-    """Samples around each joint, (N, K, S): depth with NaN for holes, and weight, 0 where it does not count."""
+def _patches(
+    people: People,
+    persons: np.ndarray,
+    joints: np.ndarray,
+    depth: np.ndarray,
+    image_hw: tuple[int, int],
+    part: float,
+    options: LiftingOptions,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Samples around P joints: depth (P, S) in metres, NaN for holes, and weight (P, S), 0 where it does not count.
 
-    depth_m: np.ndarray
-    weight: np.ndarray
-
-
-def _patches(people: People, depth: np.ndarray, image_hw: tuple[int, int], options: LiftingOptions) -> _Patches:
+    persons, joints: int (P,). part: half the patch's side as a part of the person's size.
+    """
     height, width = depth.shape
     scale = np.array([width / image_hw[1], height / image_hw[0]])
     extent = np.maximum(people.boxes_xyxy[:, 2:] - people.boxes_xyxy[:, :2], 0).astype(np.float64) * scale
-    half = np.maximum(options.patch * np.sqrt(extent.prod(axis=1)), options.patch_least_px)
-    steps = np.linspace(-1, 1, _SAMPLES)
-    grid = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
+    half = np.maximum(part * np.sqrt(extent.prod(axis=1)), options.patch_least_px)[persons]
     with np.errstate(invalid="ignore"):
-        centre = (people.keypoints_xy.astype(np.float64) + 0.5) * scale - 0.5
+        centre = (people.keypoints_xy[persons, joints].astype(np.float64) + 0.5) * scale - 0.5
         inside = ((centre >= -0.5) & (centre < (width - 0.5, height - 0.5))).all(axis=-1)
-    centre = np.where(inside[..., None], centre, 0.0)
-    places = np.round(centre[:, :, None] + half[:, None, None, None] * grid).astype(np.intp)
-    weight = np.broadcast_to(np.exp(-1.5 * (grid**2).sum(axis=1)), places.shape[:-1]).copy()
-    weight *= ((places >= 0) & (places < (width, height))).all(axis=-1)
-    weight *= inside[..., None]
+    centre = np.where(inside[:, None], centre, 0.0)
+    places = np.round(centre[:, None] + half[:, None, None] * _GRID).astype(np.intp)
+    weight = _GRID_WEIGHTS * ((places >= 0) & (places < (width, height))).all(axis=-1) * inside[:, None]
     columns, rows = np.clip(places[..., 0], 0, width - 1), np.clip(places[..., 1], 0, height - 1)
     depth_m = clean_depth(depth[rows, columns], options)
     if people.mask_labels is not None:
         label_rows, label_columns = _in_image(rows, height, image_hw[0]), _in_image(columns, width, image_hw[1])
-        own = np.arange(1, len(people) + 1)[:, None, None]
-        weight *= people.mask_labels[label_rows, label_columns] == own
+        weight *= people.mask_labels[label_rows, label_columns] == persons[:, None] + 1
     weight[np.isnan(depth_m)] = 0
-    return _Patches(depth_m, weight)
+    return depth_m, weight
 
 
 def _in_image(index: np.ndarray, depth_size: int, image_size: int) -> np.ndarray:
@@ -127,9 +135,11 @@ def _in_image(index: np.ndarray, depth_size: int, image_size: int) -> np.ndarray
 
 
 def _front_layer(depth: np.ndarray, weight: np.ndarray, options: LiftingOptions) -> tuple[np.ndarray, np.ndarray]:
-    """Median and standard deviation of each patch's nearest layer that counts, two (N, K); NaN without."""
-    shape, samples = depth.shape[:-1], depth.shape[-1]
-    depth, weight = depth.reshape(-1, samples), weight.reshape(-1, samples)
+    """Median and standard deviation of each patch's nearest layer that counts, two (P,); NaN without.
+
+    depth, weight: (P, S), see `_patches`.
+    """
+    samples = depth.shape[1]
     order = np.argsort(np.where(weight > 0, depth, np.inf), axis=1)
     depth = np.take_along_axis(depth, order, axis=1).astype(np.float64)
     weight = np.take_along_axis(weight, order, axis=1)
@@ -150,10 +160,7 @@ def _front_layer(depth: np.ndarray, weight: np.ndarray, options: LiftingOptions)
     median = np.take_along_axis(depth, half_way.argmax(axis=1)[:, None], axis=1)[:, 0]
     sum_of_weights = np.maximum(weight.sum(axis=1), 1e-12)
     spread = np.sqrt((weight * (depth - median[:, None]) ** 2).sum(axis=1) / sum_of_weights)
-    return (
-        np.where(known, median, np.nan).reshape(shape),
-        np.where(known, spread, np.nan).reshape(shape),
-    )
+    return np.where(known, median, np.nan), np.where(known, spread, np.nan)
 
 
 def _person_depths(
@@ -181,7 +188,8 @@ def _mask_depths(people: People, person: int, depth: np.ndarray, options: Liftin
     image_hw = people.mask_labels.shape
     box = np.nan_to_num(people.boxes_xyxy[person])
     left, top, right, bottom = np.clip(np.round(box), 0, (*image_hw[::-1], *image_hw[::-1])).astype(int).tolist()
-    step = max(1, int(np.sqrt((right - left) * (bottom - top) / _BOX_SAMPLES)))
+    area = max(right - left, 0) * max(bottom - top, 0)
+    step = max(1, int(np.sqrt(area / _BOX_SAMPLES)))
     own = people.mask_labels[top : bottom + 1 : step, left : right + 1 : step] == person + 1
     rows, columns = np.nonzero(own)
     depth_rows = _in_image(top + step * rows, image_hw[0], depth.shape[0])

@@ -7,6 +7,7 @@ Services    ~/enable (std_srvs/SetBool), ~/reset_tracking (std_srvs/Trigger), an
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
@@ -19,6 +20,7 @@ import rclpy
 import rclpy.logging
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidHandle
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
@@ -90,6 +92,7 @@ class PeopleNode(LifecycleNodeMixin, Node):
         except SettingsError as error:
             raise StartupError(str(error)) from error
         self._autostart = self.parameters.current().autostart
+        self._starting = False
         self._enabled = True
         self._subscribing = threading.Lock()
         self._inputs: Inputs | None = None
@@ -117,6 +120,11 @@ class PeopleNode(LifecycleNodeMixin, Node):
         """End the inference thread. Returns False when it is still in a native call."""
         return self._network.stop(STOP_TIMEOUT_S)
 
+    def end(self) -> None:
+        """Have `spin` return."""
+        if not self.ended.done():
+            self.ended.set_result(None)
+
     # --- transitions ---
 
     @_told
@@ -134,6 +142,7 @@ class PeopleNode(LifecycleNodeMixin, Node):
         self._track_ids.reset()
         self._outputs.activate()
         self._latency.activate()
+        self._unsubscribe()  # from whatever ~/enable made while the last deactivation was under way
         if self._enabled:
             self._subscribe()
         return SUCCESS
@@ -177,7 +186,7 @@ class PeopleNode(LifecycleNodeMixin, Node):
             return FAILURE
         except StartupError as error:
             self.fault = str(error)
-            if not self._autostart:  # else it is the last word of the process
+            if not self._starting:  # else it is the last word of the process
                 self.get_logger().error(self.fault)
             return FAILURE
         self.fault = ""
@@ -206,8 +215,12 @@ class PeopleNode(LifecycleNodeMixin, Node):
 
     def _start(self) -> None:
         self._starter.cancel()
-        if self.trigger_configure() is not SUCCESS or self.trigger_activate() is not SUCCESS:
-            self._end()
+        self._starting = True
+        started = self.trigger_configure() is SUCCESS and self.trigger_activate() is SUCCESS
+        self._starting = False
+        # Without a fault of its own, somebody else's transition came in between: then it is theirs.
+        if not started and self.fault:
+            self.end()
 
     def _watch(self) -> None:
         error = self._network.error
@@ -217,7 +230,7 @@ class PeopleNode(LifecycleNodeMixin, Node):
             self.get_logger().error(f"{self.fault}\n{told}")
             self.trigger_deactivate()
             if self._autostart:
-                self._end()
+                self.end()
         with self._subscribing:
             if self._inputs is not None and self._monitor is not None:
                 self._inputs.adapt()
@@ -234,10 +247,6 @@ class PeopleNode(LifecycleNodeMixin, Node):
             inputs=inputs,
             settings=self.parameters.current(),
         )
-
-    def _end(self) -> None:
-        if not self.ended.done():
-            self.ended.set_result(None)
 
     # --- services ---
 
@@ -310,6 +319,20 @@ def _init_ros(args: list[str] | None) -> None:
         raise StartupError(f"ROS arguments: {error}") from error
 
 
+def spin(node: PeopleNode) -> None:
+    """Work until the node ends by itself, or ROS is shut down."""
+    executor = MultiThreadedExecutor(EXECUTOR_THREADS)
+    executor.add_node(node)
+    try:
+        while node.context.ok() and not node.ended.done():
+            # rclpy holds subscriptions while it waits for them, but not their event handlers: one that a transition
+            # destroys at that moment is an InvalidHandle, once.
+            with contextlib.suppress(InvalidHandle):
+                executor.spin_until_future_complete(node.ended)
+    finally:
+        executor.shutdown(0.0)
+
+
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is told to stop. Returns the exit code: 0, or 1 when it could not start or go on."""
     logger = rclpy.logging.get_logger("kdc")
@@ -318,9 +341,7 @@ def main(args: list[str] | None = None) -> int:
     try:
         _init_ros(args)
         node = PeopleNode()
-        executor = MultiThreadedExecutor(EXECUTOR_THREADS)
-        executor.add_node(node)
-        executor.spin_until_future_complete(node.ended)
+        spin(node)
         if rclpy.ok() and node.ended.done():
             raise StartupError(node.fault)
     except (KeyboardInterrupt, ExternalShutdownException):

@@ -5,6 +5,8 @@ ros2 launch kdc demo.launch.py input:=holiday.mp4       a video, a picture, seve
 ros2 launch kdc demo.launch.py rviz:=true               with RViz
 """
 
+import os
+
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument
 from launch.conditions import IfCondition
@@ -20,6 +22,9 @@ ARGUMENTS = (
     ("rviz", "false", "whether RViz is started with config/kdc.rviz"),
     ("log_level", "info", "debug, info, warn, error or fatal"),
 )
+# What Fast DDS calls it depends on the distribution; both at once is an error.
+_OLDER = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
+_PROFILES_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE" if _OLDER else "FASTDDS_DEFAULT_PROFILES_FILE"
 TOPICS = [("image", "/camera/image_raw"), ("camera_info", "/camera/camera_info")]
 
 
@@ -49,10 +54,7 @@ def generate_launch_description() -> LaunchDescription:
         ros_arguments=log,
         output="screen",
         # An image is larger than what Fast DDS shares between processes by itself.
-        additional_env={
-            "FASTDDS_DEFAULT_PROFILES_FILE": PathJoinSubstitution([share, "config", "fastdds_large_images.xml"]),
-            "FASTRTPS_DEFAULT_PROFILES_FILE": PathJoinSubstitution([share, "config", "fastdds_large_images.xml"]),
-        },
+        additional_env={_PROFILES_VARIABLE: PathJoinSubstitution([share, "config", "fastdds_large_images.xml"])},
     )
     node = Node(
         package="kdc",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-ROS_MODULES = ("rclpy", "sensor_msgs", "kdc.msg", "cv_bridge")
+ROS_MODULES = ("rclpy", "sensor_msgs", "kdc.msg", "cv_bridge", "message_filters")
 
 
 def modules_of(package: str, skip: tuple[str, ...] = ()) -> list[str]:

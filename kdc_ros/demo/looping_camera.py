@@ -10,11 +10,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import rclpy
 import rclpy.logging
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 
@@ -30,8 +31,8 @@ _WHOLE_CLIP_S = 24 * 3600.0
 class LoopingCamera(Node):
     """Publishes the frames of clips at their pace. Raises PlaylistError, PhotoError when there is nothing to play."""
 
-    def __init__(self) -> None:
-        super().__init__("kdc_demo_camera")
+    def __init__(self, **node_options: Any) -> None:
+        super().__init__("kdc_demo_camera", **node_options)
         source = str(self.declare_parameter("input", "").value)
         self._loop = bool(self.declare_parameter("loop", True).value)
         self._rate_hz = float(self.declare_parameter("rate_hz", 0.0).value)
@@ -39,15 +40,22 @@ class LoopingCamera(Node):
         self._clips = from_input(source, _WHOLE_CLIP_S) if source else [_ready(_scene())]
         self._images = self.create_publisher(Image, "image", IMAGES)
         self._infos = self.create_publisher(CameraInfo, "camera_info", IMAGES)
+        self._stopped = False
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self)
+
+    def stop(self) -> None:
+        """End `play`, from another thread."""
+        self._stopped = True
 
     def play(self) -> None:
-        """Publish until the end, or for ever; returns when ROS is shut down."""
+        """Publish until the end, or for ever; returns when ROS is shut down or `stop` was called."""
         due_s = time.monotonic()
         for clip, image in self._frames():
-            while (early_s := due_s - time.monotonic()) > 0:
+            while (early_s := due_s - time.monotonic()) > 0 and self.context.ok():
                 # Answers parameter requests meanwhile, and ends at once on a signal.
-                rclpy.spin_once(self, timeout_sec=early_s)
-            if not self.context.ok():
+                self._executor.spin_once(timeout_sec=early_s)
+            if self._stopped or not self.context.ok():
                 return
             # A frame that took longer to make delays those after it.
             due_s = max(due_s, time.monotonic()) + 1 / (self._rate_hz if self._rate_hz > 0 else clip.fps)

@@ -35,6 +35,8 @@ MAX_GROWTH_MB = 20.0
 STOP_WITHIN_S = 2.0
 _DISTURB_EVERY = 100  # frames
 _SAMPLE_EVERY = 50  # frames
+_WARM_UP_ROUNDS = 3
+_SHOWN_SAMPLES = 20
 
 
 class NodeProcess:
@@ -104,8 +106,8 @@ class Soak:
             self._other_sizes, self._other_encodings, self._broken_messages, self._camera_goes_and_returns,
             self._storm, self._model_replaced_and_deleted, self._second_node,
         )  # fmt: skip
-        # Warm when everything has happened once.
-        for disturb in disturbances:
+        # Warm when everything has happened a few times: the heap of each thread finds its size.
+        for disturb in disturbances * _WARM_UP_ROUNDS:
             disturb()
         self._peer.ages_s.clear()
         image = picture(*SIZES_HW[0])
@@ -123,11 +125,13 @@ class Soak:
         growth_mb = float(np.median(memory_mb[-tenth:]) - np.median(memory_mb[:tenth]))
         if growth_mb > MAX_GROWTH_MB:
             raise SoakError(f"memory grew by {growth_mb:.1f} MB over {self._frames} frames")
+        shown = memory_mb[:: -(-len(memory_mb) // _SHOWN_SAMPLES)]
         ages_ms = np.percentile(self._peer.ages_s, [50, 95]) * 1e3
         return [
             f"{self._frames} frames in {seconds:.0f} s, {self._frames // _DISTURB_EVERY} disturbances",
             f"memory after warm-up {memory_mb[0]:.1f} MB, at the end {memory_mb[-1]:.1f} MB, "
             f"largest {max(memory_mb):.1f} MB, growth (medians of tenths) {growth_mb:+.1f} MB",
+            f"memory on the way (MB): {' '.join(f'{value:.0f}' for value in shown)}",
             f"from capture to the receiver: median {ages_ms[0]:.1f} ms, 95th percentile {ages_ms[1]:.1f} ms",
         ]
 

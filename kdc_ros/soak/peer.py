@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from kdc_ros.image_conversion import rgb_to_message
+from kdc_ros.qos import PublisherEventCallbacks
 
 ANSWER_TIMEOUT_S = 30.0
 # An answer that does not come in this time: the frame was lost, and is sent again with a new stamp.
@@ -47,7 +49,10 @@ class Peer:
             del self._stamps[min(self._stamps)]
 
     def _new_camera(self, reliability: ReliabilityPolicy) -> Any:
-        return self.node.create_publisher(Image, "image", QoSProfile(depth=1, reliability=reliability))
+        # That a best-effort camera does not suit a reliable subscription for a moment is meant here, and no news.
+        quiet = PublisherEventCallbacks(use_default_callbacks=False)
+        qos = QoSProfile(depth=1, reliability=reliability)
+        return self.node.create_publisher(Image, "image", qos, event_callbacks=quiet)
 
     def replace_camera(self, reliability: ReliabilityPolicy) -> None:
         """The camera goes, and one of the given reliability comes."""
@@ -77,7 +82,7 @@ class Peer:
             message = rgb_to_message(picture, self.stamp())
             sent = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
             self._camera.publish(message)
-            if self.spin_until(lambda sent=sent: sent in self._stamps, _RESEND_S):
+            if self.spin_until(functools.partial(self._stamps.__contains__, sent), _RESEND_S):
                 self.ages_s.append((self.node.get_clock().now().nanoseconds - sent) * 1e-9)
                 return self._stamps[sent]
         raise SoakError(f"a picture of {picture.shape[1]} x {picture.shape[0]} was not answered")

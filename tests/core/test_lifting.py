@@ -134,6 +134,16 @@ def test_nobody_and_tiny_images():
     assert read_depths(one_pixel, np.full((1, 1), 2, np.float32), (1, 1), OPTIONS).depth_m.shape == (1, 17)
 
 
+def test_a_joint_just_beyond_a_rough_mask_is_found():
+    people, depth = one_person(arm_px=13)
+    labels = people.mask_labels.copy()
+    labels[:, 447:] = 0  # the mask misses the hand
+    found = check_one_person(
+        People(people.keypoints_xy, people.keypoint_scores, people.scores, people.boxes_xyxy, labels), depth
+    )
+    assert found.depth_m[0, KEYPOINT_INDEX["left_wrist"]] == pytest.approx(ARM_M)
+
+
 def test_what_is_a_measurement():
     values = np.array([0.0, -1, np.nan, np.inf, 0.05, 0.5, 19.0, 21.0], np.float32)
     clean = clean_depth(values, OPTIONS)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kdc_core.camera import CameraModel
 from kdc_core.positions import PositionOptions, Positions, PositionSource, body_rotation, locate_people
@@ -34,7 +36,7 @@ def test_joints_lie_where_the_camera_saw_them(camera):
 
 def test_millimetres_and_holes_at_the_hips():
     people, depth = one_person()
-    depth[255:285, 285:356] = np.nan
+    depth[240:305, 285:356] = np.nan
     millimetres = np.nan_to_num(depth * 1000).round().astype(np.uint16)
     for image in (depth, millimetres):
         found = locate_people(people, CAMERA, IMAGE_HW, image)
@@ -117,3 +119,43 @@ def test_axes_of_a_body():
     assert np.allclose(to_camera, [-0.6, 0, -0.8])
     straight_down = body_rotation(np.array([0.0, 2.0, 0.0]), unknown)
     assert np.allclose(straight_down.T @ straight_down, np.eye(3))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 6), st.booleans(), st.sampled_from(["none", "metres", "millimetres"]))
+def test_whatever_comes_places_are_known_or_not(seed, count, masks, kind):
+    rng = np.random.default_rng(seed)
+    hw = tuple(rng.integers(1, 60, 2).tolist())
+    depth_hw = tuple(rng.integers(1, 60, 2).tolist())
+    spread = 10.0 ** rng.uniform(0, 7)
+    junk = np.array([np.nan, np.inf, -np.inf, 0, -1, 1e30], np.float32)
+    xy = rng.normal(0, spread, (count, 17, 2)).astype(np.float32)
+    xy[rng.random(xy.shape) < 0.1] = np.nan
+    people = People(
+        xy,
+        (rng.random((count, 17)) * (rng.random((count, 17)) < 0.7)).astype(np.float32),
+        rng.random(count).astype(np.float32),
+        rng.normal(0, spread, (count, 4)).astype(np.float32),
+        rng.integers(0, count + 1, hw).astype(np.uint16) if masks else None,
+    )
+    depth = {
+        "none": None,
+        "metres": np.where(rng.random(depth_hw) < 0.5, rng.choice(junk, depth_hw), rng.random(depth_hw) * 9),
+        "millimetres": rng.integers(0, 2**16, depth_hw).astype(np.uint16),
+    }[kind]
+    if kind == "metres":
+        depth = depth.astype(np.float32)
+    found = locate_people(people, rng.choice([CAMERA, BENT]), hw, depth)
+    known = found.sources != PositionSource.NONE
+    assert np.array_equal(known, np.isfinite(found.roots_m).all(axis=1))
+    assert np.array_equal(known, np.isfinite(found.stds_m))
+    assert (found.stds_m[known] > 0).all()
+    assert (np.linalg.norm(found.roots_m[known], axis=1) < 1e4).all()
+    some = np.isfinite(found.keypoints_m)
+    assert np.array_equal(some.all(axis=2), some.any(axis=2))
+    depths = found.keypoints_m[..., 2][some.all(axis=2)]
+    assert ((depths >= 0.1) & (depths <= 20)).all()
+    for i in range(count):
+        if known[i]:
+            rotation = body_rotation(found.roots_m[i], found.keypoints_m[i])
+            assert np.allclose(rotation.T @ rotation, np.eye(3), atol=1e-6)

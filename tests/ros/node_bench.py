@@ -14,12 +14,12 @@ from kdc.msg import PoseArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
-from rclpy.executors import MultiThreadedExecutor, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from std_srvs.srv import SetBool, Trigger
 
-from kdc_ros.node import EXECUTOR_THREADS, PeopleNode
+from kdc_ros.node import PeopleNode, spin
 from tests.ros.processes import EXCHANGE_TIMEOUT_S, wait_until
 
 _numbers = itertools.count()
@@ -36,13 +36,18 @@ SHUTDOWN = {
 
 
 class NodeBench:
-    """A node with parameters in a namespace of its own, spun as `kdc_node` does it."""
+    """A node with parameters in a namespace of its own, spun as `kdc_node` does it.
+
+    `{namespace}` in a parameter's name stands for that namespace.
+    """
 
     def __init__(self, **parameters: Any) -> None:
         self.namespace = f"/bench{next(_numbers)}"
-        overrides = [Parameter(name, value=value) for name, value in parameters.items()]
+        overrides = [
+            Parameter(name.format(namespace=self.namespace), value=value) for name, value in parameters.items()
+        ]
         self.node = PeopleNode(namespace=self.namespace, parameter_overrides=overrides)
-        self._executors = [MultiThreadedExecutor(EXECUTOR_THREADS), SingleThreadedExecutor()]
+        self._executor = SingleThreadedExecutor()
         self.client = rclpy.create_node("client", namespace=self.namespace)
         self.poses: list[PoseArray] = []
         self.diagnostics: list[DiagnosticArray] = []
@@ -50,11 +55,13 @@ class NodeBench:
         self.client.create_subscription(PoseArray, "kdc/poses", self.poses.append, qos)
         self.client.create_subscription(DiagnosticArray, "/diagnostics", self._keep, qos)
         self._publishers: dict[str, Any] = {}
-        self._threads = []
-        for executor, node in zip(self._executors, (self.node, self.client)):
-            executor.add_node(node)
-            self._threads.append(threading.Thread(target=executor.spin, daemon=True))
-            self._threads[-1].start()
+        self._executor.add_node(self.client)
+        self._threads = [
+            threading.Thread(target=spin, args=[self.node], daemon=True),
+            threading.Thread(target=self._executor.spin, daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def _keep(self, message: DiagnosticArray) -> None:
         if message.status[0].name.startswith(self.namespace.lstrip("/")):
@@ -90,10 +97,10 @@ class NodeBench:
     def wait_for_state(self, label: str) -> None:
         assert wait_until(lambda: self.node.state_label == label, EXCHANGE_TIMEOUT_S), self.node.state_label
 
-    def publish(self, message: Any, topic: str = "image") -> None:
+    def publish(self, message: Any, topic: str = "image", qos: QoSProfile | int = 10) -> None:
         """Publish a message on a topic in the node's namespace."""
         if topic not in self._publishers:
-            self._publishers[topic] = self.client.create_publisher(type(message), topic, 10)
+            self._publishers[topic] = self.client.create_publisher(type(message), topic, qos)
         self._publishers[topic].publish(message)
 
     def publish_until(self, make: Callable[[], Any], condition: Callable[[], Any], topic: str = "image") -> None:
@@ -120,8 +127,8 @@ class NodeBench:
     def close(self) -> None:
         """End everything."""
         self.node.stop()
-        for executor in self._executors:
-            executor.shutdown(5)
+        self.node.end()
+        self._executor.shutdown(5)
         for thread in self._threads:
             thread.join(5)
         for node in (self.node, self.client):

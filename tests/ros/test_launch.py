@@ -5,7 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import signal
+import subprocess
+import sys
 
+import cv2
+import numpy as np
 import pytest
 import yaml
 
@@ -153,6 +158,57 @@ def test_the_demo(load, context):
     assert camera == node
     assert not nodes["rviz2"].condition.evaluate(quiet)
     assert nodes["rviz2"].condition.evaluate(context(arguments, rviz="true"))
+
+
+LAUNCH = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+path, *arguments = sys.argv[1:]
+included = IncludeLaunchDescription(
+    PythonLaunchDescriptionSource(path), launch_arguments=[a.split(":=", 1) for a in arguments]
+)
+service = LaunchService(argv=[], noninteractive=True)
+service.include_launch_description(LaunchDescription([included]))
+sys.exit(service.run())
+"""
+
+
+def test_the_demo_runs(launch, ros, repository, canned_model, tmp_path):
+    """Camera and node for real: a picture goes in, a person comes out, and both end when they are told to."""
+    import rclpy
+    from kdc.msg import PersonPose, PoseArray
+
+    from tests.ros.processes import START_TIMEOUT_S, wait_until
+
+    cv2.imwrite(str(tmp_path / "picture.png"), np.full((240, 320, 3), 200, np.uint8))
+    (tmp_path / "kdc.yaml").write_text(yaml.safe_dump({"/**": {"ros__parameters": {"model": str(canned_model)}}}))
+    arguments = [f"input:={tmp_path / 'picture.png'}", f"params_file:={tmp_path / 'kdc.yaml'}"]
+    command = [sys.executable, "-c", LAUNCH, str(repository / "launch" / "demo.launch.py"), *arguments]
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=tmp_path)
+    node = rclpy.create_node("launch_watcher")
+    heard: list[PoseArray] = []
+    node.create_subscription(PoseArray, "/kdc/poses", heard.append, 10)
+    try:
+
+        def seen() -> bool:
+            rclpy.spin_once(node, timeout_sec=0.05)
+            return any(message.people for message in heard)
+
+        assert wait_until(seen, START_TIMEOUT_S), log.read_text()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(START_TIMEOUT_S) == 0, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+        node.destroy_node()
+    person = next(message.people[0] for message in heard if message.people)
+    assert person.position_source in (PersonPose.POSITION_ESTIMATED, PersonPose.POSITION_NONE)
+    assert log.read_text().count("process has finished cleanly") == 2
 
 
 def test_the_views_show_topics_that_exist(repository):

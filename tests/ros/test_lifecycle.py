@@ -96,6 +96,20 @@ def test_a_missing_model_leaves_it_unconfigured(make_bench, canned_model, tmp_pa
     assert status.level == status.ERROR and "there is no model file at" in status.message
 
 
+def test_a_failing_activation_later_does_not_end_a_node_that_started_by_itself(make_bench, canned_model, tmp_path):
+    model = tmp_path / "gone.onnx"
+    model.write_bytes(canned_model.read_bytes())
+    bench = make_bench(model=str(model))
+    bench.wait_for_state("active")
+    model.unlink()
+    assert bench.change(DEACTIVATE) and not bench.change(ACTIVATE)
+    assert bench.state() == "inactive"
+    assert "there is no model file" in bench.node.fault and not bench.node.ended.done()
+    model.write_bytes(canned_model.read_bytes())
+    assert bench.change(ACTIVATE)
+    answers(bench)
+
+
 def test_the_state_is_told_while_it_loads(make_bench, canned_model, monkeypatch):
     go_on = threading.Event()
     load = Pipeline.load
@@ -178,4 +192,14 @@ def test_the_rate_is_limited(make_bench, canned_model):
     assert wait_until(lambda: bench.node._statistics.snapshot().received > seen.received, EXCHANGE_TIMEOUT_S)
     assert bench.node._statistics.snapshot().processed == seen.processed
     assert bench.set_parameter("max_rate_hz", 0.0).successful
+    answers(bench)
+
+
+def test_many_transitions(make_bench, canned_model):
+    """Entities that go while the executor waits for them must not end it."""
+    bench = make_bench(model=str(canned_model))
+    bench.wait_for_state("active")
+    for _ in range(15):
+        bench.publish(picture(bench.client))
+        assert bench.change(DEACTIVATE) and bench.change(ACTIVATE)
     answers(bench)

@@ -19,10 +19,11 @@ from kdc_core.geometry import Letterbox
 from kdc_ros.conversions import people_from_messages
 from kdc_ros.image_conversion import image_to_rgb, rgb_to_message
 from tests.ros import canned_model as canned
-from tests.ros.processes import EXCHANGE_TIMEOUT_S, wait_until
+from tests.ros.processes import EXCHANGE_TIMEOUT_S, slowdown, wait_until
 
 IMAGE_HW = (240, 320)
 BRIGHT = np.full((*IMAGE_HW, 3), 180, np.uint8)
+STAGES = ("preprocess (ms)", "inference (ms)", "decode (ms)", "masks (ms)")
 DARK = np.zeros((*IMAGE_HW, 3), np.uint8)
 
 
@@ -223,3 +224,54 @@ def test_a_signal_while_the_network_is_busy_for_long(start_node, make_peer, tmp_
     assert code == 0
     assert seconds < 2
     assert not node.logged("Traceback")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_while_the_network_is_being_loaded(start_node, tmp_path, number):
+    model = canned.write_canned_model(tmp_path / "late.onnx", load_work=4000)
+    node = start_node(model=model, threads=1)
+    node.wait_for_loading()
+    code, seconds = node.stop(number)
+    assert not node.logged("waiting for images"), "the network was meant to be loading still"
+    assert code == 0
+    assert seconds < 2
+    assert not node.logged("Traceback")
+
+
+def test_a_signal_right_at_the_start(start_node, canned_model):
+    node = start_node(model=canned_model)
+    time.sleep(0.3)  # Python is still importing
+    code, seconds = node.stop(signal.SIGTERM)
+    assert code in (0, -signal.SIGTERM)
+    assert seconds < 2
+    assert not node.logged("Traceback")
+
+
+def test_results_are_no_older_than_a_frame_interval_and_an_inference(start_node, make_peer, tmp_path):
+    """A camera of 30 Hz in front of a network that takes longer: nothing queues up, what is skipped is counted."""
+    model = canned.write_canned_model(tmp_path / "slow.onnx", busy_work=1000)
+    node = start_node(model=model, threads=1)
+    node.wait_ready()
+    peer = make_peer()
+    peer.wait_connected()
+    peer.answer_to(BRIGHT, stamp_s=1)
+    peer.listen_to_latency_and_diagnostics()
+    interval_s, seconds, count = 1 / 30, 6.0, 0
+    started = time.monotonic()
+    while (now := time.monotonic()) < started + seconds:
+        if now >= started + count * interval_s:
+            peer.send_picture_of_now(BRIGHT)
+            count += 1
+        time.sleep(0.002)
+    assert wait_until(lambda: peer.latencies_s and peer.diagnostics, EXCHANGE_TIMEOUT_S)
+    output, counts = peer.diagnostic("output"), peer.diagnostic("input")
+    inference_s = sum(float(v) for k, v in output.items() if k in STAGES) * 1e-3
+    assert len(peer.latencies_s) < 0.9 * count, "the network was meant to be slower than the camera"
+    assert min(peer.latencies_s) > 0
+    # On a busy machine everything takes longer than the stages' own mean: hence the factor and the constant.
+    limit_s = 2 * (interval_s + inference_s) + 0.1 * slowdown()
+    p95_s = float(np.percentile(peer.latencies_s, 95))
+    assert p95_s < limit_s, f"{p95_s:.3f} s; stages {inference_s:.3f} s"
+    assert float(output["age p95 (ms)"]) > 0
+    assert int(counts["dropped: superseded"]) > 0
+    assert int(counts["received"]) >= int(output["processed"]) + int(counts["dropped: superseded"]) - 1
