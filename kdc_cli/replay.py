@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from kdc_replay.runner import ReplayJob
 
 _DESCRIPTION = """\
-Evaluate ROS 2 bags (MCAP or SQLite, compressed or not, one file or several; Image or CompressedImage) without ROS.
-Every frame is looked at once; the same bag always gives the same bytes, whatever the machine is doing besides.
+Evaluate ROS 2 bags without ROS: MCAP or SQLite, compressed or not, one file or several, Image or
+CompressedImage. Every frame is looked at once, and the same bag always gives the same bytes, whatever the
+machine is doing besides.
 The folder of a run receives
   run.json          what was run on what, and how it went
   frames.jsonl      the people of every frame: track id, state, score, box, keypoints, mask
@@ -33,9 +34,9 @@ example:
   kdc replay walk.mcap --topic /camera/image_raw --annotations walk.json --start 10 --duration 30 --out run
   kdc replay monday/ tuesday/ wednesday/ --jobs 4 --out week     a folder for each, and a summary
 
-Annotations are COCO's person keypoints and masks; an image names its frame by "stamp_ns" (the header's stamp) or by
-"frame_index" (from 0), an annotation its person by "track_id". For several bags, --annotations is a folder of files
-called like the bags. More in docs/replay.md.
+Annotations are COCO's person keypoints and masks; an image names its frame by "stamp_ns" (the header's
+stamp) or by "frame_index" (from 0), an annotation its person by "track_id". For several bags, --annotations
+is a folder of files called like the bags. More in docs/replay.md.
 """
 
 
