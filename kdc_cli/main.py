@@ -12,10 +12,20 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from kdc_cli import compare, evaluate, export, predict, record_demo, replay, train
+from kdc_cli import (
+    build_engine,
+    compare,
+    evaluate,
+    export,
+    parity,
+    predict,
+    record_demo,
+    replay,
+    train,
+)
 from kdc_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, message_of
 
-COMMANDS = (predict, replay, compare, record_demo, train, evaluate, export)
+COMMANDS = (predict, replay, compare, record_demo, train, evaluate, export, parity, build_engine)
 
 _DESCRIPTION = """\
 See people in pictures: 17 keypoints and an instance mask for everybody, from one network."""

@@ -49,27 +49,29 @@ class CocoScores:
     precision: np.ndarray
 
 
-def complete_annotation(annotation: dict[str, Any]) -> dict[str, Any]:
-    """An annotation with every key that COCO's tools expect.
+def complete_annotation(annotation: dict[str, Any], keypoints: int = NUM_KEYPOINTS) -> dict[str, Any]:
+    """An annotation of so many keypoints with every key that COCO's tools expect.
 
     `ignore` (ours: a region that must not count) becomes COCO's iscrowd. A person without a true mask keeps
     the key `has_mask` False; mask evaluation lets detections in such a person's box pass.
     """
-    keypoints = annotation.get("keypoints") or [0] * (3 * NUM_KEYPOINTS)
+    points = annotation.get("keypoints") or [0] * (3 * keypoints)
     _, _, width, height = annotation["bbox"]
     return {
         **annotation,
         "category_id": PERSON_CATEGORY,
-        "keypoints": keypoints,
-        "num_keypoints": sum(v > 0 for v in keypoints[2::3]),
+        "keypoints": points,
+        "num_keypoints": sum(v > 0 for v in points[2::3]),
         "area": annotation.get("area", width * height),
         "iscrowd": int(bool(annotation.get("iscrowd")) or bool(annotation.get("ignore"))),
         "has_mask": bool(annotation.get("has_mask", True)) and bool(annotation.get("segmentation")),
     }
 
 
-def score_keypoints(truth: Sequence[AnnotatedImage], results: list[dict[str, Any]]) -> CocoScores:
-    """COCO's keypoint scores of result entries (see `coco_results`)."""
+def score_keypoints(
+    truth: Sequence[AnnotatedImage], results: list[dict[str, Any]], sigmas: np.ndarray = OKS_SIGMAS
+) -> CocoScores:
+    """COCO's keypoint scores of result entries (see `coco_results`). sigmas: the keypoints' OKS sigmas, (K,)."""
     detections = []
     for result in results:
         points = np.asarray(result["keypoints"], np.float64).reshape(-1, 3)
@@ -85,7 +87,7 @@ def score_keypoints(truth: Sequence[AnnotatedImage], results: list[dict[str, Any
             }
         )
     annotations = [a for image in truth for a in image.annotations]
-    return _coco_eval(truth, annotations, detections, "keypoints")
+    return _coco_eval(truth, annotations, detections, "keypoints", sigmas)
 
 
 def score_masks(truth: Sequence[AnnotatedImage], results: list[dict[str, Any]]) -> CocoScores:
@@ -112,13 +114,14 @@ def _coco_eval(
     annotations: list[dict[str, Any]],
     detections: list[dict[str, Any]],
     kind: str,
+    sigmas: np.ndarray = OKS_SIGMAS,
 ) -> CocoScores:
     numbered = [{**d, "id": i + 1, "iscrowd": 0} for i, d in enumerate(detections)]
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(_coco(truth, annotations), _coco(truth, numbered), kind)
         evaluation.params.catIds = [PERSON_CATEGORY]
         if kind == "keypoints":
-            evaluation.params.kpt_oks_sigmas = OKS_SIGMAS.astype(np.float64)
+            evaluation.params.kpt_oks_sigmas = sigmas.astype(np.float64)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +15,9 @@ from kdc_core.decode.fragments import join_fragments
 from kdc_core.decode.grouping import GroupingOptions, Poses, group
 from kdc_core.decode.masks import MaskOptions, decode_masks
 from kdc_core.geometry import Letterbox
+from kdc_core.label_map import label_rois
 from kdc_core.spec import ModelSpec
-from kdc_core.types import FrameResult, People, label_rois
+from kdc_core.types import FrameResult, People
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,18 @@ class Pipeline:
         options: PipelineOptions | None = None,
         threads: int = 0,
         long_side: int | None = None,
+        **runtime: Any,
     ) -> Pipeline:
-        """Load a model file. `long_side` (network pixels) trades accuracy for speed. Raises ModelLoadError."""
-        return cls(load_backend(Path(model), backend, threads), options, long_side)
+        """Load a model file. `long_side` (network pixels) trades accuracy for speed.
+
+        runtime: what else `load_backend` takes (precision, device, engine_dir, progress ...). Raises ModelLoadError.
+        """
+        return cls(load_backend(Path(model), backend, threads, long_side=long_side, **runtime), options, long_side)
+
+    @property
+    def backend(self) -> Backend:
+        """The loaded network."""
+        return self._backend
 
     @property
     def backend_name(self) -> str:

@@ -129,7 +129,8 @@ def _anchors(people: People, image_hw: tuple[int, int]) -> tuple[np.ndarray, np.
     for pair in (_SHOULDERS, _HIPS):
         both = found[:, pair].all(axis=1)
         joints[both] = False
-        joints[np.ix_(both, pair)] = True
+        for keypoint in pair:
+            joints[both, keypoint] = True
     count = joints.sum(axis=1)[:, None]
     total = np.where(joints[..., None], xy, 0).sum(axis=1)
     centres = (people.boxes_xyxy[:, :2].astype(np.float64) + people.boxes_xyxy[:, 2:]) / 2

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from kdc_core.label_map import ColumnRuns
+
 
 def encode_counts(mask: np.ndarray) -> np.ndarray:
     """Run lengths of a mask, bool (h, w) -> uint32 (R,), summing to h * w; empty if there is no pixel."""
@@ -52,6 +54,40 @@ def encode_roi_counts(crop: np.ndarray, left_top: tuple[int, int], image_hw: tup
     counts = np.diff(edges)
     # COCO writes no empty last run.
     return (counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts).astype(np.uint32)
+
+
+def encode_labels(labels: np.ndarray, count: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Every person's mask of a label map at once: its tight rectangle, and the run lengths inside that rectangle.
+
+    labels: uint16 (H, W), 0 = background, i + 1 = person i. Returns int32 (count, 4) x, y, width, height, all 0 for a
+    person without a pixel, and as many uint32 (R,), empty there: `encode_counts` of each person's crop, for the price
+    of one look at the picture. Raises ValueError for a label beyond `count`.
+    """
+    runs = ColumnRuns.of(labels, count)
+    rois = runs.rois()
+    person = runs.person
+    # Places in all rectangles' columns laid end to end: rectangle n takes up begin[n]..end[n].
+    area = rois[:, 2].astype(np.int64) * rois[:, 3]
+    end = np.cumsum(area)
+    begin = end - area
+    x, y, _, height = rois[person].T
+    top = begin[person] + (runs.column - x) * height.astype(np.int64) - y
+    start, stop = top + runs.start, top + runs.stop
+    # A run down to the last row goes on at the top of the next column.
+    parts = np.flatnonzero((start[1:] != stop[:-1]) | (person[1:] != person[:-1]))
+    firsts, lasts = np.append(0, parts + 1)[: len(start)], np.append(parts, len(start) - 1)[: len(start)]
+    start, stop, person = start[firsts], stop[lasts], person[firsts]
+    # Each person's edges between its rectangle's begin and end: one subtraction gives everybody's run lengths.
+    slots = 2 * np.bincount(person, minlength=count) + 2
+    last = np.cumsum(slots) - 1
+    edges = np.empty(int(slots.sum()), np.int64)
+    edges[last - slots + 1], edges[last] = begin, end
+    place = 2 * np.arange(len(person)) + 2 * person + 1
+    edges[place], edges[place + 1] = start, stop
+    lengths = np.diff(edges).astype(np.uint32)
+    # COCO writes no empty last run.
+    stops = last - (edges[last] == edges[last - 1])
+    return rois, [lengths[a:b] for a, b in zip((last - slots + 1).tolist(), stops.tolist())]
 
 
 def decode_counts(counts: Iterable[int] | np.ndarray, height: int, width: int) -> np.ndarray:

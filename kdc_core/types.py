@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from kdc_core.label_map import label_rois
 from kdc_core.skeleton import NUM_KEYPOINTS
 
 MAX_PEOPLE = int(np.iinfo(np.uint16).max)  # a label map is uint16 with 0 for the background
@@ -86,34 +87,6 @@ class People:
         if self.mask_labels is None:
             raise ValueError("these People carry no masks")
         return label_rois(self.mask_labels, len(self))
-
-
-def label_rois(labels: np.ndarray, count: int) -> np.ndarray:
-    """Tight rectangles of labels 1..count, int32 (count, 4): x, y, width, height; all 0 for an absent one."""
-    rois = np.zeros((count, 4), np.int32)
-    if labels.size == 0:
-        return rois
-    # By runs of equal pixels along the rows: a few thousand, where a full HD frame has two million pixels.
-    width = labels.shape[1]
-    flat = labels.reshape(-1)
-    new = np.empty(flat.size, bool)
-    np.not_equal(flat[1:], flat[:-1], out=new[1:])
-    new[::width] = True
-    starts = np.flatnonzero(new)
-    ends = np.append(starts[1:], flat.size) - 1
-    person = flat[starts].astype(np.intp) - 1
-    used = person >= 0
-    starts, ends, person = starts[used], ends[used], person[used]
-    if len(person) and person.max() >= count:
-        raise ValueError(f"label {person.max() + 1} in a map of {count} people")
-    low = np.full((count, 2), np.iinfo(np.int32).max, np.int32)
-    high = np.full((count, 2), -1, np.int32)
-    np.minimum.at(low, person, np.stack([starts % width, starts // width], axis=1))
-    np.maximum.at(high, person, np.stack([ends % width, ends // width], axis=1))
-    seen = high[:, 0] >= 0
-    rois[seen, :2] = low[seen]
-    rois[seen, 2:] = high[seen] - low[seen] + 1
-    return rois
 
 
 @dataclass(frozen=True, eq=False)

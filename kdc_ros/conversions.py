@@ -8,15 +8,27 @@ sides, masks are run lengths. A keypoint that was not found has no place; it tra
 from __future__ import annotations
 
 import math
+import sys
 from array import array
 
 import numpy as np
 from geometry_msgs.msg import Point
-from kdc.msg import InstanceMask, InstanceMaskArray, Keypoint, PersonPose, PoseArray
-from sensor_msgs.msg import RegionOfInterest
+from kdc.msg import (
+    InstanceMask,
+    InstanceMaskArray,
+    InstancePolygons,
+    InstancePolygonsArray,
+    Keypoint,
+    PersonPose,
+    PolygonRing,
+    PoseArray,
+)
+from sensor_msgs.msg import Image, RegionOfInterest
 from std_msgs.msg import Header
 
-from kdc_core.rle import decode_counts, encode_counts
+from kdc_core.polygons import Ring, mask_to_rings
+from kdc_core.positions import Positions
+from kdc_core.rle import decode_counts, encode_labels
 from kdc_core.skeleton import NUM_KEYPOINTS
 from kdc_core.tracking import FrameTracks, Track, TrackState
 from kdc_core.types import People
@@ -27,58 +39,59 @@ def poses_to_message(
     tracks: FrameTracks,
     header: Header,
     image_hw: tuple[int, int],
-    positions_m: np.ndarray | None = None,
+    positions: Positions | None = None,
 ) -> PoseArray:
     """The people's boxes and keypoints as a message.
 
-    tracks:      identities of the N people; the tracks that are not seen go into `unseen`.
-    header:      the input image's; it is not copied.
-    image_hw:    (height, width) of the input image in pixels.
-    positions_m: float (N, K, 3) in the camera's optical frame, NaN where unknown; None = all unknown.
+    tracks:    identities of the N people; the tracks that are not seen go into `unseen`.
+    header:    the input image's; it is not copied.
+    image_hw:  (height, width) of the input image in pixels.
+    positions: where the N people are in space; None = all unknown.
     """
     if len(tracks) != len(people):
         raise ValueError(f"{len(people)} people, but {len(tracks)} track ids")
     message = PoseArray(header=header, image_height=image_hw[0], image_width=image_hw[1])
-    keypoints = _keypoint_rows(people.keypoints_xy, people.keypoint_scores)
-    positions = None if positions_m is None else np.asarray(positions_m, np.float64).tolist()
-    boxes, scores = people.boxes_xyxy.tolist(), people.scores.tolist()
-    ids, states, ages_s = tracks.ids.tolist(), tracks.states.tolist(), tracks.ages_s.tolist()
-    velocities_xy = tracks.velocities_xy.tolist()
-    for i in range(len(people)):
-        person = PersonPose(track_id=ids[i], state=states[i], age_s=ages_s[i], score=scores[i])
+    message.people = _persons(
+        (people.boxes_xyxy, people.keypoints_xy, people.keypoint_scores),
+        positions or Positions.unknown(len(people)),
+    )
+    scores, ids, states = people.scores.tolist(), tracks.ids.tolist(), tracks.states.tolist()
+    ages_s, velocities_xy = tracks.ages_s.tolist(), tracks.velocities_xy.tolist()
+    for i, person in enumerate(message.people):
+        person.track_id, person.state, person.age_s, person.score = ids[i], states[i], ages_s[i], scores[i]
         person.velocity_x, person.velocity_y = velocities_xy[i]
-        person.x_min, person.y_min, person.x_max, person.y_max = boxes[i]
-        person.keypoints = _keypoints(keypoints[i], None if positions is None else positions[i])
-        message.people.append(person)
     message.unseen = [_unseen_person(track) for track in tracks.unseen]
     return message
 
 
 def _unseen_person(track: Track) -> PersonPose:
-    person = PersonPose(track_id=track.id, state=int(track.state), age_s=track.age_s, score=track.score)
+    shapes = (track.box_xyxy[None], track.keypoints_xy[None], track.keypoint_scores[None])
+    [person] = _persons(shapes, Positions.unknown(1))
+    person.track_id, person.state, person.age_s, person.score = track.id, int(track.state), track.age_s, track.score
     person.velocity_x, person.velocity_y = track.velocity_xy.tolist()
-    person.x_min, person.y_min, person.x_max, person.y_max = track.box_xyxy.tolist()
-    person.keypoints = _keypoints(_keypoint_rows(track.keypoints_xy, track.keypoint_scores), None)
     return person
 
 
-def _keypoint_rows(xy: np.ndarray, scores: np.ndarray) -> list:
-    """x, y, score of keypoints (..., K, 2), (..., K); NaN for the place of a missing one.
+def _persons(shapes: tuple[np.ndarray, np.ndarray, np.ndarray], positions: Positions) -> list[PersonPose]:
+    """Boxes (N, 4), keypoints (N, K, 2) and their scores (N, K) in messages that have no identity yet."""
+    boxes, keypoints_xy, keypoint_scores = shapes
+    places = np.where((keypoint_scores <= 0)[..., None], np.float32(np.nan), keypoints_xy)
+    # .tolist() once: plain Python floats are what the messages take, and indexing numpy one by one is slow.
+    rows = np.concatenate([places, keypoint_scores[..., None]], axis=2).tolist()
+    points, roots, stds_m = positions.keypoints_m.tolist(), positions.roots_m.tolist(), positions.stds_m.tolist()
+    persons = []
+    for i, (box, source) in enumerate(zip(boxes.tolist(), positions.sources.tolist())):
+        person = PersonPose(root=_point(roots[i]), distance_std_m=stds_m[i], position_source=source)
+        person.x_min, person.y_min, person.x_max, person.y_max = box
+        person.keypoints = [
+            Keypoint(x=x, y=y, score=s, position=_point(points[i][k])) for k, (x, y, s) in enumerate(rows[i])
+        ]
+        persons.append(person)
+    return persons
 
-    Lists at once: plain Python floats are what the messages take, and indexing numpy one by one is slow.
-    """
-    places = np.where((scores <= 0)[..., None], np.float32(np.nan), xy)
-    return np.concatenate([places, scores[..., None]], axis=-1).tolist()
 
-
-def _keypoints(rows: list[list[float]], positions_m: list[list[float]] | None) -> list[Keypoint]:
-    places: list = [None] * len(rows) if positions_m is None else positions_m
-    return [Keypoint(x=x, y=y, score=s, position=_point(place)) for (x, y, s), place in zip(rows, places)]
-
-
-def _point(xyz: list[float] | None) -> Point:
-    x, y, z = (math.nan, math.nan, math.nan) if xyz is None else xyz
-    return Point(x=x, y=y, z=z)
+def _point(xyz: list[float]) -> Point:
+    return Point(x=xyz[0], y=xyz[1], z=xyz[2])
 
 
 def masks_to_message(people: People, track_ids: np.ndarray, header: Header) -> InstanceMaskArray:
@@ -90,36 +103,90 @@ def masks_to_message(people: People, track_ids: np.ndarray, header: Header) -> I
     height, width = people.mask_labels.shape
     message = InstanceMaskArray(header=header, image_height=height, image_width=width)
     scores = people.scores.tolist()
-    for i, roi in enumerate(people.mask_rois().tolist()):
-        x, y, w, h = roi
-        inside = people.mask_labels[y : y + h, x : x + w] == i + 1
-        message.masks.append(_mask_message(inside, x, y, int(track_ids[i]), scores[i]))
+    rois, counts = encode_labels(people.mask_labels, len(people))
+    for i, roi in enumerate(rois.tolist()):
+        message.masks.append(_mask_message(roi, counts[i], int(track_ids[i]), scores[i]))
     return message
 
 
 def mask_to_message(mask: np.ndarray, track_id: int = 0, score: float = 0.0) -> InstanceMask:
     """One instance mask, bool (H, W), as a message whose ROI is the mask's tight rectangle."""
-    mask = np.asarray(mask, bool)
-    columns = np.flatnonzero(mask.any(axis=0))
-    rows = np.flatnonzero(mask.any(axis=1))
-    if len(columns) == 0:
-        return _mask_message(mask[:0, :0], 0, 0, track_id, score)
-    x, y = int(columns[0]), int(rows[0])
-    inside = mask[y : int(rows[-1]) + 1, x : int(columns[-1]) + 1]
-    return _mask_message(inside, x, y, track_id, score)
+    rois, counts = encode_labels(np.asarray(mask, bool).astype(np.uint16), 1)
+    return _mask_message(rois[0].tolist(), counts[0], track_id, score)
 
 
-def _mask_message(inside: np.ndarray, x: int, y: int, track_id: int, score: float) -> InstanceMask:
-    """A message from the mask inside its ROI, bool (h, w), whose top-left pixel is (x, y)."""
+def _mask_message(roi: list[int], runs: np.ndarray, track_id: int, score: float) -> InstanceMask:
+    """A message from a mask's ROI (x, y, width, height) and the run lengths inside it, uint32 (R,)."""
     message = InstanceMask(track_id=track_id, score=score)
-    if inside.size == 0:
-        return message
-    height, width = inside.shape
+    x, y, width, height = roi
     message.roi = RegionOfInterest(x_offset=x, y_offset=y, height=height, width=width)
     counts = array("I")
-    counts.frombytes(np.ascontiguousarray(encode_counts(inside), np.uint32).tobytes())
+    counts.frombytes(runs.tobytes())
     message.counts = counts
     return message
+
+
+def label_image_to_message(people: People, header: Header, wide: bool = False) -> Image:
+    """The people's masks as one image: 0 = background, i + 1 = people[i] of the PoseArray with the same stamp.
+
+    mono8, which holds 255 people (anybody beyond is background), or with `wide` 16UC1. Raises ValueError without masks.
+    """
+    if people.mask_labels is None:
+        raise ValueError("these people carry no masks")
+    labels = people.mask_labels
+    if not wide:
+        labels = np.where(labels > 255, 0, labels).astype(np.uint8) if len(people) > 255 else labels.astype(np.uint8)
+    height, width = labels.shape
+    encoding = "16UC1" if wide else "mono8"
+    message = Image(header=header, height=height, width=width, encoding=encoding, step=width * labels.itemsize)
+    message.is_bigendian = int(wide and sys.byteorder == "big")
+    data = array("B")
+    data.frombytes(np.ascontiguousarray(labels).tobytes())
+    message.data = data
+    return message
+
+
+def polygons_to_message(
+    people: People, track_ids: np.ndarray, header: Header, tolerance_px: float
+) -> InstancePolygonsArray:
+    """The people's masks as outlines, not farther than `tolerance_px` from them. Raises ValueError without masks."""
+    if people.mask_labels is None:
+        raise ValueError("these people carry no masks")
+    height, width = people.mask_labels.shape
+    message = InstancePolygonsArray(header=header, image_height=height, image_width=width)
+    scores = people.scores.tolist()
+    for i, (x, y, w, h) in enumerate(people.mask_rois().tolist()):
+        inside = people.mask_labels[y : y + h, x : x + w] == i + 1
+        rings = [_ring_message(ring) for ring in mask_to_rings(inside, (x, y), tolerance_px)]
+        message.instances.append(InstancePolygons(track_id=int(track_ids[i]), score=scores[i], rings=rings))
+    return message
+
+
+def _ring_message(ring: Ring) -> PolygonRing:
+    message = PolygonRing(hole=ring.hole)
+    message.x, message.y = (array("i", ring.vertices_xy[:, axis].tolist()) for axis in (0, 1))
+    return message
+
+
+def rings_from_message(message: InstancePolygons) -> list[Ring]:
+    """The outlines of one person's mask; `kdc_core.polygons.rings_to_mask` fills them. Raises ValueError."""
+    rings = []
+    for ring in message.rings:
+        if len(ring.x) != len(ring.y) or len(ring.x) == 0:
+            raise ValueError(f"a ring has {len(ring.x)} x and {len(ring.y)} y")
+        rings.append(Ring(np.stack([np.asarray(ring.x, np.int32), np.asarray(ring.y, np.int32)], axis=1), ring.hole))
+    return rings
+
+
+def positions_from_message(poses: PoseArray) -> Positions:
+    """Where the people of a message are in space."""
+    positions = Positions.unknown(len(poses.people))
+    for i, person in enumerate(poses.people):
+        positions.keypoints_m[i] = [(k.position.x, k.position.y, k.position.z) for k in person.keypoints]
+        positions.roots_m[i] = (person.root.x, person.root.y, person.root.z)
+        positions.stds_m[i] = person.distance_std_m
+        positions.sources[i] = person.position_source
+    return positions
 
 
 def mask_from_message(message: InstanceMask, image_hw: tuple[int, int]) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from kdc_core.image_encodings import (
@@ -20,10 +20,19 @@ from kdc_core.image_encodings import (
     Encoding,
     ImageConversionError,
     check_layout,
+    decode_compressed,
     decode_image,
 )
+from kdc_core.picture_header import compressed_hw
 
-__all__ = ["SUPPORTED_ENCODINGS", "ImageConversionError", "convert_without_bridge", "image_to_rgb", "rgb_to_message"]
+__all__ = [
+    "SUPPORTED_ENCODINGS",
+    "ImageConversionError",
+    "convert_without_bridge",
+    "image_to_rgb",
+    "message_to_rgb",
+    "rgb_to_message",
+]
 
 
 @functools.cache
@@ -34,6 +43,21 @@ def _cv_bridge() -> Any | None:
     except ImportError:
         return None
     return CvBridge()
+
+
+def message_to_rgb(message: Image | CompressedImage, max_pixels: int) -> np.ndarray:
+    """The picture of a raw or compressed image message, uint8 (H, W, 3) RGB; may share the message's memory.
+
+    Raises ImageConversionError as `image_to_rgb` does, and for more than `max_pixels` pixels (a compressed
+    picture is not decoded then).
+    """
+    compressed = isinstance(message, CompressedImage)
+    height, width = compressed_hw(message.data) if compressed else (message.height, message.width)
+    if height * width > max_pixels:
+        raise ImageConversionError(
+            f"image of {width} x {height} pixels is larger than max_image_megapixels ({max_pixels / 1e6:g}) allows"
+        )
+    return decode_compressed(message.data, message.format) if compressed else image_to_rgb(message)
 
 
 def image_to_rgb(message: Image) -> np.ndarray:

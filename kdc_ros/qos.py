@@ -66,11 +66,19 @@ def create_publisher(
 
 
 class MismatchLog:
-    """Logs an incompatible peer, once for each topic and policy."""
+    """Logs an incompatible peer, once for each topic and policy, and remembers it for diagnostics."""
 
     def __init__(self, logger: RcutilsLogger) -> None:
         self._logger = logger
-        self._told: set[tuple[str, Any]] = set()
+        self._told: dict[tuple[str, Any], str] = {}
+
+    def texts(self) -> list[str]:
+        """What was logged since the last `forget`."""
+        return list(self._told.values())
+
+    def forget(self) -> None:
+        """Start afresh: topics are made anew."""
+        self._told.clear()
 
     def for_subscription(self, topic: str) -> SubscriptionEventCallbacks:
         """Event callbacks for a subscription to `topic`."""
@@ -89,6 +97,7 @@ class MismatchLog:
     def _tell(self, topic: str, event: Any, peer: str, consequence: str) -> None:
         if (topic, event.last_policy_kind) in self._told:
             return
-        self._told.add((topic, event.last_policy_kind))
         policy = qos_policy_name_from_kind(event.last_policy_kind).lower()
-        self._logger.warning(f"{peer} of '{topic}' has an incompatible QoS ({policy}): {consequence}")
+        text = f"{peer} of '{topic}' has an incompatible QoS ({policy}): {consequence}"
+        self._told[(topic, event.last_policy_kind)] = text
+        self._logger.warning(text)

@@ -28,15 +28,16 @@ def join_fragments(poses: Poses, fields: MaskFields, confidence: float, membersh
     squared = ((centres[:, None] - centres[None]) ** 2).sum(2)
     phi = np.exp(-0.5 * squared / sigmas[None] ** 2)
     keypoints, scores = poses.keypoints_xy.copy(), poses.keypoint_scores.copy()
-    kept: list[int] = []
-    for n in range(count):
-        home = next((k for k in kept if phi[n, k] > membership), None)
-        if home is None:
-            kept.append(n)
+    joins = np.tril(phi > membership, -1)
+    kept = np.ones(count, bool)
+    for n in np.flatnonzero(joins.any(1)):
+        homes = np.flatnonzero(joins[n] & kept)
+        if len(homes) == 0:
             continue
+        home, kept[n] = homes[0], False
         better = scores[n] > scores[home]
         keypoints[home, better], scores[home, better] = keypoints[n, better], scores[n, better]
     totals = np.maximum(poses.scores[kept], scores[kept].sum(1) / NUM_KEYPOINTS)
     order = np.argsort(-totals, kind="stable")
-    chosen = np.array(kept, np.intp)[order]
+    chosen = np.flatnonzero(kept)[order]
     return Poses(keypoints[chosen], scores[chosen], totals[order].astype(np.float32))

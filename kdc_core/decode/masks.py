@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -15,6 +16,7 @@ from kdc_core.skeleton import NUM_KEYPOINTS
 _BANK_SIGMA = 0.2123
 # Cells less likely than this cannot matter, not even through interpolation at a mask's edge.
 _BACKGROUND = 0.05
+_MARGIN = 2  # cells around a person's own that smoothing and interpolation look at
 
 
 @dataclass(frozen=True)
@@ -45,20 +47,33 @@ class MaskFields:
 
 @dataclass(frozen=True, eq=False)
 class _Cells:
-    """The P cells that may belong to somebody: row, col intp (P,); person float32 (P,); embedding (C/2, 2, P)."""
+    """The P cells that may belong to somebody: index (P,) into the flat field; person (P,); embedding (C/2, 2, P)."""
 
-    row: np.ndarray
-    col: np.ndarray
+    index: np.ndarray
     person: np.ndarray
     embedding: np.ndarray
 
     @classmethod
     def active(cls, fields: MaskFields) -> _Cells:
         """Cells above the background, their embedding as absolute network pixels e(x) = x + v(x)."""
-        row, col = np.nonzero(fields.person > _BACKGROUND)
+        index = np.flatnonzero(fields.person > _BACKGROUND)
+        row, col = np.divmod(index, fields.person.shape[1])
         centre = (np.stack([col, row]).astype(np.float32) + 0.5) * fields.stride - 0.5
-        offset = fields.embedding[:, row, col].reshape(len(fields.embedding) // 2, 2, len(row))
-        return cls(row, col, fields.person[row, col], offset + centre)
+        offset = fields.embedding.reshape(len(fields.embedding), -1).take(index, 1)
+        return cls(index, fields.person.take(index), offset.reshape(len(offset) // 2, 2, len(index)) + centre)
+
+
+@dataclass(frozen=True, eq=False)
+class _Territories:
+    """Who is surest of each active cell.
+
+    owner:  intp (P,), the person; phi: float32 (P,), how sure.
+    of:     phi of one person at some of the active cells: of(n, cells) -> float32 of the cells' shape.
+    """
+
+    owner: np.ndarray
+    phi: np.ndarray
+    of: Callable[[int, np.ndarray], np.ndarray]
 
 
 def decode_masks(
@@ -73,14 +88,14 @@ def decode_masks(
     options = options or MaskOptions()
     labels = np.zeros(letterbox.source_hw, np.uint16)
     cells = _Cells.active(fields)
-    if len(poses.scores) == 0 or len(cells.row) == 0:
+    if len(poses.scores) == 0 or len(cells.index) == 0:
         return labels
     bank = len(cells.embedding) == NUM_KEYPOINTS
-    phi = _bank_phi(fields, cells, poses, options) if bank else _embedding_phi(fields, cells, poses, options)
-    soft = _compete(phi, _centred(cells.person, options.person_threshold))
+    compete = _bank_territories if bank else _embedding_territories
+    painter = _Painter(fields, cells, compete(fields, cells, poses, options), letterbox, options)
     best = np.full(letterbox.source_hw, 0.5, np.float32)
-    for n in range(len(poses.scores)):
-        _paint(labels, best, cells, soft[n], n + 1, letterbox, fields.stride, options.smoothing_cells)
+    for n, window in painter.windows(len(poses.scores)):
+        painter.paint(n, window, labels, best)
     return labels
 
 
@@ -112,29 +127,50 @@ def dynamic_centroids(fields: MaskFields, poses: Poses, confidence: float) -> tu
     return np.einsum("nkc,nk->nc", embedding, weights).astype(np.float32), sigma.astype(np.float32)
 
 
-def _embedding_phi(fields: MaskFields, cells: _Cells, poses: Poses, options: MaskOptions) -> np.ndarray:
-    """phi_j at every active cell, float32 (N, P)."""
+def _embedding_territories(fields: MaskFields, cells: _Cells, poses: Poses, options: MaskOptions) -> _Territories:
+    """Cells to the person whose centroid they point at, the centroids moved to the mean of what they have won."""
     centres, sigmas = dynamic_centroids(fields, poses, options.keypoint_confidence)
-    embedding = cells.embedding[0]
-    scale = (-0.5 / sigmas**2)[:, None]
-
-    def phi_around(centre: np.ndarray) -> np.ndarray:
-        squared = (embedding[0] - centre[:, :1]) ** 2 + (embedding[1] - centre[:, 1:]) ** 2
-        return np.exp(squared * scale)
-
-    phi = phi_around(centres)
+    x, y = cells.embedding[0]
+    scale = 0.5 / sigmas**2
+    owner, exponent = _nearest(x, y, centres, scale)
     for _ in range(options.iterations):
-        won = np.where((phi > 0.5) & (phi >= phi.max(0)), phi, 0.0) * cells.person
-        mass = won.sum(1, keepdims=True)
-        centres = np.where(mass >= 1.0, (won @ embedding.T) / np.maximum(mass, 1.0), centres)
-        phi = phi_around(centres)
-    return phi.astype(np.float32)
+        weight = np.exp(-exponent)
+        weight = np.where(weight > 0.5, weight, 0.0) * cells.person
+        mass, sum_x, sum_y = (np.bincount(owner, weight * v, len(centres)) for v in (1.0, x, y))
+        moved = np.stack([sum_x, sum_y], axis=1) / np.maximum(mass, 1.0)[:, None]
+        centres = np.where(mass[:, None] >= 1.0, moved, centres).astype(np.float32)
+        owner, exponent = _nearest(x, y, centres, scale)
+
+    def phi_of(n: int, chosen: np.ndarray) -> np.ndarray:
+        across, down = x[chosen] - centres[n, 0], y[chosen] - centres[n, 1]
+        return np.exp(-scale[n] * (across * across + down * down))
+
+    return _Territories(owner, np.exp(-exponent), phi_of)
 
 
-def _bank_phi(fields: MaskFields, cells: _Cells, poses: Poses, options: MaskOptions) -> np.ndarray:
+def _nearest(x: np.ndarray, y: np.ndarray, centres: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The centre nearest to each of P points by scale * distance squared: intp (P,), and that product, float32 (P,)."""
+    owner = np.zeros(len(x), np.intp)
+    least = np.full(len(x), np.inf, np.float32)
+    # One person at a time: these few rows stay in the cache, a table of all (N, P) does not.
+    across, down, nearer = np.empty_like(x), np.empty_like(y), np.empty(len(x), bool)
+    for n, (centre, s) in enumerate(zip(centres, scale)):
+        np.subtract(x, centre[0], out=across)
+        np.subtract(y, centre[1], out=down)
+        np.multiply(across, across, out=across)
+        np.multiply(down, down, out=down)
+        np.add(across, down, out=across)
+        np.multiply(across, s, out=across)
+        np.less(across, least, out=nearer)
+        np.minimum(across, least, out=least)
+        np.copyto(owner, n, where=nearer)
+    return owner, least
+
+
+def _bank_territories(fields: MaskFields, cells: _Cells, poses: Poses, options: MaskOptions) -> _Territories:
     """DM_c-bank: phi of the weighted mean distance between where a cell says the keypoints are and where they are."""
     weights = keypoint_weights(poses, fields.person.shape, fields.stride, options.keypoint_confidence)
-    phi = np.empty((len(weights), len(cells.row)), np.float32)
+    phi = np.empty((len(weights), len(cells.index)), np.float32)
     for n, weight in enumerate(weights):
         used = np.nonzero(weight)[0]
         points = poses.keypoints_xy[n, poses.keypoint_scores[n] > 0]
@@ -142,14 +178,7 @@ def _bank_phi(fields: MaskFields, cells: _Cells, poses: Poses, options: MaskOpti
         size = max(float(np.sqrt(extent[0] * extent[1])), 4.0 * fields.stride)
         miss = np.linalg.norm(cells.embedding[used] - poses.keypoints_xy[n, used][:, :, None], axis=1)
         phi[n] = np.exp(-0.5 * (weight[used] @ miss / (size * _BANK_SIGMA)) ** 2)
-    return phi
-
-
-def _compete(phi: np.ndarray, person: np.ndarray) -> np.ndarray:
-    """Soft masks (N, P): phi in a person's own territory, below one half where a rival is surer or nobody is."""
-    rival = phi.max(0)
-    own = np.where(phi >= rival, phi, np.minimum(phi, 0.5 * phi / np.maximum(rival, 1e-6)))
-    return np.minimum(own, person)
+    return _Territories(phi.argmax(0), phi.max(0), lambda n, chosen: phi[n, chosen])
 
 
 def _centred(person: np.ndarray, threshold: float) -> np.ndarray:
@@ -160,51 +189,89 @@ def _centred(person: np.ndarray, threshold: float) -> np.ndarray:
     return np.where(person < threshold, below, above).astype(np.float32)
 
 
-def _paint(
-    labels: np.ndarray,
-    best: np.ndarray,
-    cells: _Cells,
-    soft: np.ndarray,
-    label: int,
-    letterbox: Letterbox,
-    stride: int,
-    smoothing_cells: float,
-) -> None:
-    """Enlarge one person's soft mask into the source picture; take the pixels where it is the largest, above 0.5."""
-    inside = soft > 0.5
-    if not inside.any():
-        return
-    margin = 2
-    top, left = cells.row[inside].min() - margin, cells.col[inside].min() - margin
-    bottom, right = cells.row[inside].max() + margin + 1, cells.col[inside].max() + margin + 1
-    near = (cells.row >= top) & (cells.row < bottom) & (cells.col >= left) & (cells.col < right)
-    patch = np.zeros((bottom - top, right - left), np.float32)
-    patch[cells.row[near] - top, cells.col[near] - left] = soft[near]
-    _extend_over_border(patch, top, left, -(-letterbox.scaled_hw[0] // stride), -(-letterbox.scaled_hw[1] // stride))
-    if smoothing_cells >= 0.3:
-        patch = cv2.GaussianBlur(patch, (5, 5), smoothing_cells, borderType=cv2.BORDER_REPLICATE)
-    # Source pixel x lies at (x + 0.5) f - 0.5 in cells, f cells for each source pixel.
-    fx, fy = letterbox.scale_xy / stride
-    height, width = labels.shape
-    x0, x1 = (int(np.clip(round((edge + 0.5) / fx), 0, width)) for edge in (left, right))
-    y0, y1 = (int(np.clip(round((edge + 0.5) / fy), 0, height)) for edge in (top, bottom))
-    if x0 >= x1 or y0 >= y1:
-        return
-    to_cells = np.array([[fx, 0, (x0 + 0.5) * fx - 0.5 - left], [0, fy, (y0 + 0.5) * fy - 0.5 - top]])
-    enlarged = cv2.warpAffine(
-        patch,
-        to_cells,
-        (x1 - x0, y1 - y0),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
-    window = np.s_[y0:y1, x0:x1]
-    wins = enlarged > best[window]
-    labels[window][wins] = label
-    best[window][wins] = enlarged[wins]
+class _Painter:
+    """Enlarges one person's soft mask after the other into the source picture."""
+
+    def __init__(
+        self, fields: MaskFields, cells: _Cells, territories: _Territories, letterbox: Letterbox, options: MaskOptions
+    ) -> None:
+        self._territories = territories
+        self._stride, self._letterbox, self._smoothing_cells = fields.stride, letterbox, options.smoothing_cells
+        self._height, self._width = fields.person.shape
+        # The picture's part of the network's input, in cells.
+        self._picture_hw = tuple(-(-side // fields.stride) for side in letterbox.scaled_hw)
+        self._person = _centred(cells.person, options.person_threshold)
+        self._index = cells.index
+        # Where in the list of active cells each cell of the field stands; -1 for the background.
+        self._place = np.full(self._height * self._width, -1, np.intp)
+        self._place[cells.index] = np.arange(len(cells.index))
+        self._place = self._place.reshape(self._height, self._width)
+
+    def windows(self, count: int) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
+        """Who has won a cell at all, best first, and where: top, left, bottom, right in cells, the ends exclusive."""
+        won = np.flatnonzero((self._territories.phi > 0.5) & (self._person > 0.5))
+        row, col = np.divmod(self._index[won], self._width)
+        # A mask in the grey beside a narrow picture is nobody's.
+        inside = (row < self._picture_hw[0]) & (col < self._picture_hw[1])
+        won, row, col = won[inside], row[inside], col[inside]
+        owner = self._territories.owner[won]
+        low = np.full((count, 2), np.iinfo(np.intp).max)
+        high = np.full((count, 2), -1)
+        for axis, places in enumerate((row, col)):
+            np.minimum.at(low[:, axis], owner, places)
+            np.maximum.at(high[:, axis], owner, places)
+        for n in np.flatnonzero(high[:, 0] >= 0).tolist():
+            (top, left), (bottom, right) = low[n].tolist(), high[n].tolist()
+            yield n, (top - _MARGIN, left - _MARGIN, bottom + _MARGIN + 1, right + _MARGIN + 1)
+
+    def paint(self, n: int, window: tuple[int, int, int, int], labels: np.ndarray, best: np.ndarray) -> None:
+        """Label the pixels in which the person's enlarged mask is larger than anybody's before, and above 0.5."""
+        top, left, bottom, right = window
+        patch = self._soft(n, window)
+        extend_over_border(patch, top, left, *self._picture_hw)
+        if self._smoothing_cells >= 0.3:
+            patch = cv2.GaussianBlur(patch, (5, 5), self._smoothing_cells, borderType=cv2.BORDER_REPLICATE)
+        # Source pixel x lies at (x + 0.5) f - 0.5 in cells, f cells for each source pixel.
+        fx, fy = (self._letterbox.scale_xy / self._stride).tolist()
+        height, width = labels.shape
+        x0, x1 = (min(max(round((edge + 0.5) / fx), 0), width) for edge in (left, right))
+        y0, y1 = (min(max(round((edge + 0.5) / fy), 0), height) for edge in (top, bottom))
+        if x0 >= x1 or y0 >= y1:
+            return
+        to_cells = np.array([[fx, 0, (x0 + 0.5) * fx - 0.5 - left], [0, fy, (y0 + 0.5) * fy - 0.5 - top]])
+        enlarged = cv2.warpAffine(
+            patch,
+            to_cells,
+            (x1 - x0, y1 - y0),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        so_far = best[y0:y1, x0:x1]
+        np.copyto(labels[y0:y1, x0:x1], n + 1, where=enlarged > so_far)
+        np.maximum(enlarged, so_far, out=so_far)
+
+    def _soft(self, n: int, window: tuple[int, int, int, int]) -> np.ndarray:
+        """Soft mask in a window of cells, float32.
+
+        phi in the person's own territory, below one half where a rival is surer or nobody is; 0 beyond the field.
+        """
+        top, left, bottom, right = window
+        patch = np.zeros((bottom - top, right - left), np.float32)
+        y, x = max(top, 0), max(left, 0)
+        place = self._place[y : max(bottom, 0), x : max(right, 0)]
+        inner = patch[y - top : y - top + place.shape[0], x - left : x - left + place.shape[1]]
+        active = place >= 0
+        cells = place[active]
+        phi = self._territories.of(n, cells)
+        rival = self._territories.phi[cells]
+        own = np.where(
+            self._territories.owner[cells] == n, phi, np.minimum(phi, 0.5 * phi / np.maximum(rival, 1e-6))
+        )
+        inner[active] = np.minimum(own, self._person[cells])
+        return patch
 
 
-def _extend_over_border(patch: np.ndarray, top: int, left: int, height: int, width: int) -> None:
+def extend_over_border(patch: np.ndarray, top: int, left: int, height: int, width: int) -> None:
     """Repeat the picture's outermost cells beyond its border, so that smoothing does not eat people cut off by it."""
     if top < 0:
         patch[:-top] = patch[-top]

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from kdc_core.label_map import label_rois
 from kdc_core.skeleton import NUM_KEYPOINTS
-from kdc_core.types import People, label_rois
+from kdc_core.types import People
 from kdc_replay.demo_scene.backdrop import paint_room
 from kdc_replay.demo_scene.photos import ASTRONAUT, CAMERAMAN, GRACE_HOPPER, Photo, Polygon
 from kdc_replay.demo_scene.truth import Truth

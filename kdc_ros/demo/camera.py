@@ -71,7 +71,7 @@ class FakeCamera(Node):
         self._publisher.wait_for_all_acked(Duration(seconds=2.0))
 
     def _publish(self, clip: Clip, index: int, image: np.ndarray) -> None:
-        message = _image_message(image, clip.encoding)
+        message = image_message(image, clip.encoding)
         stamp = self.get_clock().now()
         message.header.stamp = stamp.to_msg()
         message.header.frame_id = FRAME_ID
@@ -88,7 +88,7 @@ def _with_due_times(clips: list[Clip]) -> Iterator[tuple[Clip, int, float, np.nd
             due_s += 1 / clip.fps
 
 
-def _image_message(image: np.ndarray, encoding: str) -> Image:
+def image_message(image: np.ndarray, encoding: str) -> Image:
     """A picture, uint8 (H, W, 3) or (H, W), as a message."""
     height, width = image.shape[:2]
     message = Image(

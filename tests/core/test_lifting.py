@@ -128,8 +128,10 @@ def test_a_joint_beyond_the_border_or_off_the_mask_is_unknown():
 def test_nobody_and_tiny_images():
     nobody = People.empty(IMAGE_HW)
     assert read_depths(nobody, np.ones((1, 1), np.float32), IMAGE_HW, OPTIONS).depth_m.shape == (0, 17)
-    people = people_of([{"nose": (0, 0)}], np.ones((1, 1), np.uint16))
-    assert np.isfinite(read_depths(people, np.full((1, 1), 2, np.float32), (1, 1), OPTIONS).depth_m[0, 0])
+    people = people_of([{"nose": (1, 1)}], np.ones((3, 3), np.uint16))
+    assert read_depths(people, np.full((3, 3), 2, np.float32), (3, 3), OPTIONS).depth_m[0, 0] == 2
+    one_pixel = people_of([{"nose": (0, 0)}], np.ones((1, 1), np.uint16))
+    assert read_depths(one_pixel, np.full((1, 1), 2, np.float32), (1, 1), OPTIONS).depth_m.shape == (1, 17)
 
 
 def test_what_is_a_measurement():

@@ -9,20 +9,34 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 from builtin_interfaces.msg import Time
-from kdc.msg import InstanceMask, InstanceMaskArray, Keypoint, PersonPose, PoseArray
+from kdc.msg import (
+    InstanceMask,
+    InstanceMaskArray,
+    InstancePolygons,
+    Keypoint,
+    PersonPose,
+    PolygonRing,
+    PoseArray,
+)
 from pycocotools import mask as coco_mask
 from rclpy.serialization import deserialize_message, serialize_message
 from std_msgs.msg import Header
 
+from kdc_core.polygons import rings_to_mask
+from kdc_core.positions import Positions, PositionSource
 from kdc_core.skeleton import KEYPOINT_NAMES, NUM_KEYPOINTS
 from kdc_core.tracking import FrameTracks, TrackState
 from kdc_core.types import People
 from kdc_ros.conversions import (
+    label_image_to_message,
     mask_from_message,
     mask_to_message,
     masks_to_message,
     people_from_messages,
+    polygons_to_message,
     poses_to_message,
+    positions_from_message,
+    rings_from_message,
     tracks_from_message,
 )
 from kdc_ros.tracking import TrackIds
@@ -97,11 +111,62 @@ def test_a_missing_keypoint_has_no_place():
 
 def test_positions_travel():
     people = random_people(2, (8, 8))
-    positions = np.random.default_rng(1).random((2, NUM_KEYPOINTS, 3))
-    positions[0, 3] = np.nan
+    rng = np.random.default_rng(1)
+    positions = Positions(
+        keypoints_m=rng.random((2, NUM_KEYPOINTS, 3)),
+        roots_m=np.array([[0.5, -0.25, 3.0], [np.nan] * 3]),
+        stds_m=np.array([0.125, np.nan]),
+        sources=np.array([PersonPose.POSITION_DEPTH, PersonPose.POSITION_NONE], np.uint8),
+    )
+    positions.keypoints_m[0, 3] = np.nan
     message = over_the_wire(poses_to_message(people, FrameTracks.untracked(2), HEADER, (8, 8), positions))
-    got = [[(k.position.x, k.position.y, k.position.z) for k in p.keypoints] for p in message.people]
-    assert np.array_equal(np.array(got), positions, equal_nan=True)
+    back = positions_from_message(message)
+    for name in ("keypoints_m", "roots_m", "stds_m", "sources"):
+        assert np.array_equal(getattr(back, name), getattr(positions, name), equal_nan=True), name
+    unknown = positions_from_message(over_the_wire(poses_to_message(people, FrameTracks.untracked(2), HEADER, (8, 8))))
+    assert unknown.sources.tolist() == [PersonPose.POSITION_NONE] * 2
+    assert np.isnan(unknown.roots_m).all()
+    assert np.isnan(unknown.stds_m).all()
+
+
+def test_position_sources_are_the_messages_constants():
+    for source in PositionSource:
+        assert getattr(PersonPose, f"POSITION_{source.name}") == source
+
+
+@pytest.mark.parametrize(("wide", "encoding", "dtype"), [(False, "mono8", np.uint8), (True, "16UC1", np.uint16)])
+def test_label_image(wide, encoding, dtype):
+    people = random_people(7, (31, 45))
+    message = over_the_wire(label_image_to_message(people, HEADER, wide))
+    assert (message.header, message.encoding, message.height, message.width) == (HEADER, encoding, 31, 45)
+    assert message.step == 45 * np.dtype(dtype).itemsize
+    labels = np.frombuffer(message.data, dtype).reshape(31, 45)
+    assert np.array_equal(labels, people.mask_labels)
+
+
+def test_a_narrow_label_image_of_many_people_shows_the_first():
+    people = random_people(300, (40, 50))
+    labels = np.frombuffer(label_image_to_message(people, HEADER).data, np.uint8).reshape(40, 50)
+    assert np.array_equal(labels, np.where(people.mask_labels > 255, 0, people.mask_labels))
+
+
+def test_polygons_are_the_masks():
+    image_hw = (60, 80)
+    people = random_people(4, image_hw, seed=3)
+    ids = np.array([5, 0, 9, 2])
+    message = over_the_wire(polygons_to_message(people, ids, HEADER, tolerance_px=0.0))
+    assert message.header == HEADER
+    assert (message.image_height, message.image_width) == image_hw
+    assert [instance.track_id for instance in message.instances] == ids.tolist()
+    assert np.array_equal(np.array([i.score for i in message.instances], np.float32), people.scores)
+    for i, instance in enumerate(message.instances):
+        assert np.array_equal(rings_to_mask(rings_from_message(instance), image_hw), people.mask(i))
+    empty = People(
+        people.keypoints_xy, people.keypoint_scores, people.scores, people.boxes_xyxy, np.zeros(image_hw, np.uint16)
+    )
+    assert [i.rings for i in polygons_to_message(empty, ids, HEADER, 1.0).instances] == [[]] * 4
+    with pytest.raises(ValueError, match="ring"):
+        rings_from_message(InstancePolygons(rings=[PolygonRing(x=[1, 2], y=[1])]))
 
 
 def test_states_have_the_trackers_numbers():

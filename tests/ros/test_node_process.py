@@ -198,7 +198,7 @@ def test_an_unknown_backend(start_node, canned_model):
     node = start_node(model=canned_model, backend="abacus")
     assert node.exit_code() == 1
     assert len(node.lines) == 1
-    assert "unknown backend 'abacus'" in node.lines[0]
+    assert "parameter 'backend' must be one of" in node.lines[0]
 
 
 def test_a_signal_while_idle(start_node, canned_model):

@@ -1,0 +1,1 @@
+"""Measurements: stages of the pipeline, host decoding, peers side by side, start-up and memory."""
