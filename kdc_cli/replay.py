@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,12 +178,15 @@ def _through_node(job: ReplayJob, rate: float) -> None:
     from kdc_replay.outputs import write_report_of
 
     try:
-        from kdc_ros.replay_node import replay_through_node
+        importlib.import_module("rclpy")
+        importlib.import_module("kdc.msg")
     except ImportError as error:
         raise CommandError(
             f"--node needs ROS 2 and the built package ({error}): run `make setup` in the repository's folder and give "
             "the command after scripts/in_env.sh, or source the workspace that kdc was built in"
         ) from error
+    from kdc_ros.replay_node import replay_through_node
+
     node = replay_through_node(job, None if rate == float("inf") else rate, progress=True)
     if job.outputs.report:
         write_report_of(job.folder, job.bag)
