@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("pycocotools", reason="needs pycocotools")
+pytest.importorskip("rosbags", reason="needs rosbags")
 
 from kdc_cli.errors import CommandError
 from kdc_cli.main import main
