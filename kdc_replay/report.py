@@ -84,7 +84,7 @@ def report_context(run: Run, pictures: PictureSource | None) -> dict[str, Any]:
         "worst_note": note,
         "score_chart": Markup(histogram({"people": _all_scores(run)}, "score", (0.0, 1.0))),
         "joint_chart": Markup(bar_chart(_joint_scores(run), "mean score", (0.0, 1.0))),
-        "node": node_section(run),
+        "node": node_section(run, axis.x, axis.label),
         "timing": _timing(run),
         "run_facts": facts_of(run.info),
     }
