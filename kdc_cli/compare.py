@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 _DESCRIPTION = """\
-Compare two runs of the same recording: another model, other thresholds, another version. Prints which options differ,
-how every figure changed and which frames got worse or better, and writes to OUT
+Compare two runs of the same recording: another model, other thresholds, another version. Prints which
+options differ, how every figure changed and which frames got worse or better, and writes to OUT
   compare.html  one page with all that, plots, and both pictures of the frames that changed most
   compare.json  the same for programs
 Scored runs are compared by their scores; runs without annotations by how far they are apart from each other."""
 
 _EPILOG = """\
 example:
+  kdc compare before after --out changes
+
+where the runs were made by
   kdc replay walk/ --annotations walk.json --out before
   kdc replay walk/ --annotations walk.json --model new.onnx --out after
-  kdc compare before after --out changes
 """
 
 

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     Recorded = tuple[np.ndarray, list[dict[str, Any]] | None, dict[str, Any]]
 
 _DESCRIPTION = """\
-Make a small ROS 2 bag to try `kdc replay` with: of the moving scene that comes with kdc (people cut out of free
-photographs, whose places are known exactly), of a video, or of a folder of photos. The annotations, where there are
-any, lie beside the bag as BAG.json, ready for --annotations."""
+Make a small ROS 2 bag to try `kdc replay` with: of the moving scene that comes with kdc (people cut out of
+free photographs, whose places are known exactly), of a video, or of a folder of photos. The annotations,
+where there are any, lie beside the bag as BAG.json, ready for --annotations."""
 
 _EPILOG = """\
 example:

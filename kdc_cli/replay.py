@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     from kdc_replay.runner import ReplayJob
 
 _DESCRIPTION = """\
-Evaluate ROS 2 bags (MCAP or SQLite, compressed or not, one file or several; Image or CompressedImage) without ROS.
-Every frame is looked at once; the same bag always gives the same bytes, whatever the machine is doing besides.
+Evaluate ROS 2 bags without ROS: MCAP or SQLite, compressed or not, one file or several, Image or
+CompressedImage. Every frame is looked at once, and the same bag always gives the same bytes, whatever the
+machine is doing besides.
 The folder of a run receives
   run.json          what was run on what, and how it went
   frames.jsonl      the people of every frame: track id, state, score, box, keypoints, mask
@@ -33,9 +35,9 @@ example:
   kdc replay walk.mcap --topic /camera/image_raw --annotations walk.json --start 10 --duration 30 --out run
   kdc replay monday/ tuesday/ wednesday/ --jobs 4 --out week     a folder for each, and a summary
 
-Annotations are COCO's person keypoints and masks; an image names its frame by "stamp_ns" (the header's stamp) or by
-"frame_index" (from 0), an annotation its person by "track_id". For several bags, --annotations is a folder of files
-called like the bags. More in docs/replay.md.
+Annotations are COCO's person keypoints and masks; an image names its frame by "stamp_ns" (the header's
+stamp) or by "frame_index" (from 0), an annotation its person by "track_id". For several bags, --annotations
+is a folder of files called like the bags. More in docs/replay.md.
 """
 
 
@@ -176,12 +178,15 @@ def _through_node(job: ReplayJob, rate: float) -> None:
     from kdc_replay.outputs import write_report_of
 
     try:
-        from kdc_ros.replay_node import replay_through_node
+        importlib.import_module("rclpy")
+        importlib.import_module("kdc.msg")
     except ImportError as error:
         raise CommandError(
             f"--node needs ROS 2 and the built package ({error}): run `make setup` in the repository's folder and give "
             "the command after scripts/in_env.sh, or source the workspace that kdc was built in"
         ) from error
+    from kdc_ros.replay_node import replay_through_node
+
     node = replay_through_node(job, None if rate == float("inf") else rate, progress=True)
     if job.outputs.report:
         write_report_of(job.folder, job.bag)

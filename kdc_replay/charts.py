@@ -102,7 +102,11 @@ def line_chart(
     parts = axes.frame(x_label, y_label)
     for number, line in enumerate(series):
         for points in _pieces(*_thinned(line)):
-            parts.append(f'<path class="line s{number}" d="{_path(points, axes, line.step)}"/>')
+            if len(points) == 1:
+                x, y = points[0].tolist()
+                parts.append(f'<circle class="bar s{number}" cx="{_px(axes.x(x))}" cy="{_px(axes.y(y))}" r="2.5"/>')
+            else:
+                parts.append(f'<path class="line s{number}" d="{_path(points, axes, line.step)}"/>')
     return _svg(height, parts, f"{y_label} over {x_label}") + _legend([s.name for s in series])
 
 
@@ -235,8 +239,6 @@ def _path(points: np.ndarray, axes: _Axes, step: bool) -> str:
             words.append(f"M{px} {py}")
         else:
             words.append(f"H{px}V{py}" if step else f"L{px} {py}")
-    if len(points) == 1:
-        words.append("h1")  # a point that can be seen
     return "".join(words)
 
 

@@ -48,6 +48,7 @@ def write_node_run(folder: Path, frames: Sequence[RunFrame], replay: NodeReplay)
         "dropped_indices": sorted(set(replay.published) - {frame.index for frame in answers}),
         "latency_ms": _percentiles(latencies),
         "latencies_ms": latencies,
+        "answered_indices": [frame.index for frame in answers],
         "notes": replay.notes,
         "comparison": compare_answers(frames, answers),
     }

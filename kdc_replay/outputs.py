@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from kdc_core.coco_results import coco_results
+from kdc_replay import journal
 from kdc_replay.annotations import AnnotatedFrame, Annotations, ReplayAnnotationError
-from kdc_replay.bag_reader import BagReader, Selection
+from kdc_replay.bag_reader import BagReader, Frame, Selection
 from kdc_replay.run_folder import (
     METRICS_NAME,
     PREDICTIONS_NAME,
@@ -22,7 +24,7 @@ from kdc_replay.run_folder import (
     remove,
     whole,
 )
-from kdc_replay.run_reader import Run, load_run
+from kdc_replay.run_reader import load_run
 
 
 @dataclass(frozen=True)
@@ -72,30 +74,34 @@ def write_outputs(
             write()
 
 
-def _match(run: Run, annotations: Annotations) -> dict[int, AnnotatedFrame]:
-    matched = annotations.match((frame.index, frame.stamp_ns) for frame in run.frames)
-    if run.frames and not matched:
+def _match(folder: Path, annotations: Annotations) -> dict[int, AnnotatedFrame]:
+    frames = [(record["index"], record["stamp_ns"]) for record in journal.records(folder)]
+    matched = annotations.match(frames)
+    if frames and not matched:
         raise ReplayAnnotationError(
             f"{annotations.name}: none of its {len(annotations.frames)} images is a frame of this run: images name the "
-            f"frame by stamp_ns (the run's first stamp is {run.frames[0].stamp_ns}) or by frame_index"
+            f"frame by stamp_ns (the run's first stamp is {frames[0][1]}) or by frame_index"
         )
     return matched
 
 
 def _write_predictions(folder: Path, annotations: Annotations | None) -> None:
     """COCO results with track ids. With annotations: of the annotated frames alone, under their image ids."""
-    run = load_run(folder)
-    matched = None if annotations is None else _match(run, annotations)
-    lines = []
-    for frame in run.frames:
-        if matched is not None and frame.index not in matched:
-            continue
-        image_id = frame.index if matched is None else matched[frame.index].image_id
-        ids = frame.ids[np.argsort(-frame.scores, kind="stable")].tolist()
-        for entry, track_id in zip(coco_results(frame.people(), image_id), ids):
-            lines.append(json.dumps({**entry, "track_id": track_id, "frame_index": frame.index}, allow_nan=False))
-    with whole(folder / PREDICTIONS_NAME) as part:
-        part.write_text("[" + ",\n".join(lines) + "]\n", encoding="utf-8")
+    matched = None if annotations is None else _match(folder, annotations)
+    with whole(folder / PREDICTIONS_NAME) as part, part.open("w", encoding="utf-8", newline="\n") as file:
+        separator = "["
+        for record in journal.records(folder):
+            index = record["index"]
+            if matched is not None and index not in matched:
+                continue
+            people = journal.people_of(record)
+            ids = [record["people"][i]["id"] for i in np.argsort(-people.scores, kind="stable")]
+            image_id = index if matched is None else matched[index].image_id
+            for entry, track_id in zip(coco_results(people, image_id), ids):
+                line = json.dumps({**entry, "track_id": track_id, "frame_index": index}, allow_nan=False)
+                file.write(separator + line)
+                separator = ",\n"
+        file.write("]\n" if separator == ",\n" else "[]\n")
 
 
 def _score(folder: Path, annotations: Annotations | None) -> None:
@@ -103,7 +109,7 @@ def _score(folder: Path, annotations: Annotations | None) -> None:
 
     assert annotations is not None
     run = load_run(folder)
-    write_metrics(run, {index: frame.annotations for index, frame in _match(run, annotations).items()})
+    write_metrics(run, {index: frame.annotations for index, frame in _match(folder, annotations).items()})
 
 
 def _write_results(folder: Path) -> None:
@@ -116,11 +122,27 @@ def _write_results(folder: Path) -> None:
 def _write_video(folder: Path, bag: BagReader, topic: str, selection: Selection, progress: bool) -> None:
     from kdc_replay.video import AnnotatedVideo
 
-    frames = load_run(folder).frames
-    pictures = tqdm(bag.frames(topic, selection), VIDEO_NAME, len(frames), disable=None if progress else True)
+    count = sum(1 for _ in journal.records(folder))
+    frames = _with_pictures(folder, bag, topic, selection)
+    pictures = tqdm(frames, VIDEO_NAME, count, disable=None if progress else True)
     with whole(folder / VIDEO_NAME) as part, AnnotatedVideo(part) as video, pictures:
-        for found, frame in zip(frames, pictures):
-            video.write(frame.image, found.people(), found.ids, found.time_ns)
+        for record, frame in pictures:
+            ids = np.array([person["id"] for person in record["people"]], np.int32)
+            video.write(frame.image, journal.people_of(record), ids, frame.time_ns)
+
+
+def _with_pictures(
+    folder: Path, bag: BagReader, topic: str, selection: Selection
+) -> Iterator[tuple[dict[str, Any], Frame]]:
+    """Each frame of the run with its picture."""
+    records = journal.records(folder)
+    record = next(records, None)
+    for raw in bag.raw_frames(topic, selection):
+        if record is None:
+            return
+        if raw.index == record["index"]:
+            yield record, raw.decode()
+            record = next(records, None)
 
 
 def write_report_of(folder: Path, bag: Path) -> None:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from kdc_core.draw import colour_of
 from kdc_core.skeleton import KEYPOINT_NAMES
-from kdc_replay.charts import Series, Span, TimelineRow, bar_chart, histogram, line_chart, timeline
+from kdc_replay.charts import WIDTH, Series, Span, TimelineRow, bar_chart, histogram, line_chart, timeline
 from kdc_replay.node_section import node_section
 from kdc_replay.report_pictures import PictureSource, film_pictures, picture_uri
 from kdc_replay.run_folder import REPORT_NAME, whole
@@ -84,7 +84,7 @@ def report_context(run: Run, pictures: PictureSource | None) -> dict[str, Any]:
         "worst_note": note,
         "score_chart": Markup(histogram({"people": _all_scores(run)}, "score", (0.0, 1.0))),
         "joint_chart": Markup(bar_chart(_joint_scores(run), "mean score", (0.0, 1.0))),
-        "node": node_section(run),
+        "node": node_section(run, axis.x, axis.label),
         "timing": _timing(run),
         "run_facts": facts_of(run.info),
     }
@@ -224,12 +224,14 @@ def _timeline_rows(run: Run, axis: TimeAxis) -> tuple[list[TimelineRow], int]:
 
 
 def _spans(places: list[tuple[int, str]], axis: TimeAxis) -> list[Span]:
-    """Consecutive frames of one state as one span."""
+    """Consecutive frames of one state as one span; so are those whose gap is too short to be seen."""
+    hair = (axis.range[1] - axis.range[0]) / WIDTH
     spans: list[Span] = []
     before = -2
     for place, state in places:
         start, end = float(axis.x[place]), float(axis.ends[place])
-        if place == before + 1 and spans[-1].kind == state and start <= spans[-1].end:
+        joined = place == before + 1 and start <= spans[-1].end
+        if spans and spans[-1].kind == state and (joined or start - spans[-1].end < hair):
             spans[-1] = Span(spans[-1].start, end, state)
         else:
             spans.append(Span(start, end, state))

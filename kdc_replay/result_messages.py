@@ -139,11 +139,15 @@ class MarkerArrays:
             markers += self._figure(people, i, track_id, marker_id, header, camera)
         for marker_id in sorted(self._shown - shown):
             markers += [
-                self._messages.make(_MARKER, header=header, ns=name, id=marker_id, action=_DELETE)
+                self._messages.make(_MARKER, header=header, ns=name, id=marker_id, action=_DELETE, pose=self._upright())
                 for name in _NAMESPACES
             ]
         self._shown = shown
         return self._messages.make(MARKERS, markers=markers)
+
+    def _upright(self, **fields: Any) -> Any:
+        orientation = self._messages.make("geometry_msgs/msg/Quaternion", w=1.0)
+        return self._messages.make("geometry_msgs/msg/Pose", orientation=orientation, **fields)
 
     def _figure(
         self, people: People, i: int, track_id: int, marker_id: int, header: Any, camera: CameraModel
@@ -160,8 +164,7 @@ class MarkerArrays:
         colour = make("std_msgs/msg/ColorRGBA", r=red, g=green, b=blue, a=1.0)
 
         def marker(name: str, kind: int, size_xyz: tuple[float, float, float], at: Any = None, **fields: Any) -> Any:
-            upright = make("geometry_msgs/msg/Quaternion", w=1.0)
-            pose = make("geometry_msgs/msg/Pose", orientation=upright, **({} if at is None else {"position": at}))
+            pose = self._upright() if at is None else self._upright(position=at)
             size = make("geometry_msgs/msg/Vector3", **dict(zip("xyz", size_xyz)))
             lifetime = make("builtin_interfaces/msg/Duration", sec=_LIFETIME_S)
             return make(

@@ -69,10 +69,12 @@ def write_bag(
     others: dict[str, str] | None = None,
     broken: Iterable[int] = (),
     hw: tuple[int, int] = HW,
+    stamped: bool = True,
 ) -> Path:
     """A bag of the numbered pictures on every topic.
 
     others: further topics with a type and one (empty) message each. broken: frames whose message is rubbish.
+    stamped: without, every header's stamp is 0.
     """
     kind = COMPRESSED if compressed_images else IMAGE
     encode = compressed_bytes if compressed_images else image_bytes
@@ -85,7 +87,7 @@ def write_bag(
             writer.write(extra, FIRST_NS, b"\0\1\0\0" + bytes(64))
         for number in frames:
             stamp = stamp_of(number)
-            data = b"\0\1\0\0rubbish" if number in broken else encode(picture(number, hw), stamp)
+            data = b"\0\1\0\0rubbish" if number in broken else encode(picture(number, hw), stamp if stamped else 0)
             for connection in connections:
                 writer.write(connection, stamp + LOG_DELAY_NS, data)
     return path

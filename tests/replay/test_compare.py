@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("jinja2", reason="needs Jinja")
 pytest.importorskip("pycocotools", reason="needs pycocotools")
+pytest.importorskip("rosbags", reason="needs rosbags")
 pytest.importorskip("trackeval", reason="needs TrackEval")
 
 from kdc_cli.main import main

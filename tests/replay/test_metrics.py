@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("pycocotools", reason="needs pycocotools")
+pytest.importorskip("rosbags", reason="needs rosbags")
 pytest.importorskip("trackeval", reason="needs TrackEval")
 
 from kdc_core.coco_scores import oks_matrix

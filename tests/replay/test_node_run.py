@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("pycocotools", reason="needs pycocotools")
+pytest.importorskip("rosbags", reason="needs rosbags")
 
+from kdc_cli.errors import CommandError
+from kdc_cli.main import main
+from kdc_cli.replay import _through_node
 from kdc_replay.node_run import NodeReplay, write_node_run
 from kdc_replay.run_reader import load_run
+from kdc_replay.runner import ReplayJob
 from tests.replay.made_run import person, write_run
 
 FRAMES = 8
@@ -75,3 +81,19 @@ def test_a_silent_node(tmp_path: Path) -> None:
     summary = answered(tmp_path / "run", {}, silent=tuple(range(FRAMES)))
     assert summary["frames_answered"] == 0 and summary["latency_ms"]["p50"] is None
     assert summary["comparison"]["frames"] == 0 and summary["comparison"]["keypoint_max_px"] is None
+
+
+def test_what_the_command_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["replay", "walk", "--rate", "2"]) == 1
+    assert "--rate is the rate at which --node plays" in capsys.readouterr().err
+    assert main(["replay", "one", "two", "--node"]) == 1
+    assert "--node plays one bag at a time" in capsys.readouterr().err
+    for wrong in ("0", "-1", "nan", "fast"):
+        with pytest.raises(SystemExit):
+            main(["replay", "walk", "--node", "--rate", wrong])
+        assert "must be a number above 0, or max" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "rclpy", None)
+    with pytest.raises(CommandError, match=r"needs ROS 2 and the built package .*make setup"):
+        _through_node(ReplayJob(tmp_path / "bag", tmp_path / "run"), 1.0)

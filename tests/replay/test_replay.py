@@ -13,7 +13,7 @@ pytest.importorskip("rosbags", reason="needs the extra 'replay'")
 from kdc_cli.main import main
 from kdc_core.rle import from_coco
 from kdc_replay import journal
-from tests.replay.bags import HW, TOPIC, picture, stamp_of, write_bag
+from tests.replay.bags import HW, LOG_DELAY_NS, TOPIC, picture, stamp_of, write_bag
 from tests.replay.stub_pipeline import ReplayStub, use_stub
 
 FAST = ("--no-video", "--no-report", "--no-results")
@@ -68,6 +68,15 @@ def test_the_run_of_a_bag(tmp_path, capsys):
     output = capsys.readouterr()
     assert "walk: 5 frames of /camera/image_raw, 5 people, 1 tracks" in output.out
     assert "1 frames dropped: the message is no sensor_msgs/msg/Image" in output.err
+
+
+def test_log_times_serve_where_the_camera_stamps_nothing(tmp_path):
+    bag = write_bag(tmp_path / "walk", range(8), stamped=False)
+    assert replay(bag, "--out", tmp_path / "run", *FAST) == 0
+    frames = list(journal.records(tmp_path / "run"))
+    assert [(f["stamp_ns"], f["log_ns"]) for f in frames] == [(0, stamp_of(i) + LOG_DELAY_NS) for i in range(8)]
+    # Someone seen eight times within a second is tracked; eight times at one moment would not be.
+    assert frames[-1]["people"][0]["state"] == "TRACKED" and {f["people"][0]["id"] for f in frames} == {1}
 
 
 def test_numbers_come_back_bit_by_bit():

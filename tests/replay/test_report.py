@@ -15,6 +15,7 @@ import pytest
 
 pytest.importorskip("jinja2", reason="needs Jinja")
 pytest.importorskip("pycocotools", reason="needs pycocotools")
+pytest.importorskip("rosbags", reason="needs rosbags")
 pytest.importorskip("trackeval", reason="needs TrackEval")
 
 from kdc_core.draw import colour_of
@@ -208,6 +209,8 @@ def test_charts_show_what_they_are_given() -> None:
     Page(svg)
     assert svg.count('<path class="line s0"') == 2 and svg.count('<path class="line s1"') == 1
     assert "a &lt;b&gt;" in svg
+    lonely = line_chart([Series("d", np.arange(3.0), np.array([np.nan, 1, np.nan]))], "x", "y")
+    assert lonely.count("<circle") == 1 and "<path" not in lonely
     spike = np.zeros(100_000)
     spike[77_777] = 5.0
     long = line_chart([Series("long", np.arange(1e5), spike)], "x", "y", y_range=(0, 5))
