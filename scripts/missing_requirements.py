@@ -14,6 +14,7 @@ from pathlib import Path
 # Where the module's name is not the distribution's name in lower case with underscores.
 MODULE_OF = {
     "opencv-python-headless": "cv2",
+    "pydeprecate": "deprecate",
     "pyyaml": "yaml",
     "scikit-image": "skimage",
     "types-pyyaml": "yaml-stubs",

@@ -95,22 +95,24 @@ class Tracker:
         """Match predicted tracks and detections in order of trust: sure people first, then the doubtful ones, then
         second sights of those found, then TENTATIVE tracks. Fills `row_of`, and `duplicates` for second sights."""
         options = self.options
-        pairs = association.compare(table, detections, options)
+        pairs = association.compare(table, detections, now_s, options)
         high = (detections.scores >= options.high_score) & ~duplicates
         tentative = table.states == TrackState.TENTATIVE
         # Whoever is missing for long may be anywhere near: `_take_back` looks for her, the motion says nothing.
         free = ~tentative & (now_s - table.seen_s <= options.occluded_s)
 
-        def match(rows: np.ndarray, persons: np.ndarray, allowed: np.ndarray) -> None:
-            found_rows, found = association.assign(pairs.worth, allowed & rows[:, None] & persons[None])
+        def match(rows: np.ndarray, persons: np.ndarray) -> None:
+            offered = rows[:, None] & persons[None]
+            evidence = np.where(offered, pairs.evidence, -np.inf)
+            found_rows, found = association.assign(evidence, options.min_evidence, pairs.handicap)
             row_of[found] = found_rows
-            rows[found_rows] = False
+            free[found_rows] = tentative[found_rows] = False
             table.see(found_rows, detections, found, now_s, options)
 
-        match(free, high, pairs.allowed)
-        match(free, ~high & ~duplicates, pairs.certain)
+        match(free | tentative, high)
+        match(free, ~high & ~duplicates)
         self._mark_second_sights(table, detections, row_of, duplicates)
-        match(tentative, (row_of < 0) & ~duplicates, pairs.allowed)
+        match(tentative, (row_of < 0) & ~duplicates)
         self._mark_second_sights(table, detections, row_of, duplicates)
 
     def _mark_second_sights(
@@ -140,7 +142,7 @@ class Tracker:
         unknown[~unknown] = table.states[row_of[~unknown]] == TrackState.TENTATIVE
         unknown &= (detections.scores >= options.high_score) & ~duplicates
         rows, persons = association.reentry_pairs(
-            table, np.flatnonzero(missing), detections, np.flatnonzero(unknown), options
+            table, np.flatnonzero(missing), detections, np.flatnonzero(unknown), now_s, options
         )
         gone = row_of[persons]
         for row, given_up in zip(rows[gone >= 0], gone[gone >= 0]):
