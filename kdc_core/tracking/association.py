@@ -32,7 +32,7 @@ EVEN_POSE = (0.40, 0.27)
 EVEN_OVERLAP = (0.50, 0.15)
 EVEN_SURPRISE = 1.0
 FADE_S = 0.15
-VAGUENESS_COST = 0.8  # evidence for each factor e in the area in which a person may be
+SHARPNESS_POWER = 0.2  # of the area in which a person may be; 0 = a vague prediction bids like an exact one
 TENTATIVE_COST = 1.0  # evidence; a track that may be nobody does not outbid one that is somebody
 CONTEST = -3.0  # evidence; pairs above this compete in the assignment, though they may be refused after it
 
@@ -42,12 +42,12 @@ class Pairs:
     """T tracks against N detections.
 
     evidence:  (T, N), log-odds that they are the same person; -inf = out of reach.
-    handicap:  (T,), grows with the logarithm of the area in which the person may be. Of two tracks for which the
-               evidence of a detection is alike, the one with the sharper prediction has more to say.
+    sharpness: (T,), 1 for an exact prediction, falling with the area in which the person may be. Of two tracks for
+               which the evidence of a detection is alike, the one with the sharper prediction has more to say.
     """
 
     evidence: np.ndarray
-    handicap: np.ndarray
+    sharpness: np.ndarray
 
 
 def compare(table: TrackTable, detections: Detections, now_s: float, options: TrackerOptions) -> Pairs:
@@ -61,14 +61,14 @@ def compare(table: TrackTable, detections: Detections, now_s: float, options: Tr
     boxes, sizes = table.boxes(), table.sizes_px()
     slack2 = (PLACE_SLACK * sizes) ** 2
     spread = slack2 + table.place_variance()
-    handicap = VAGUENESS_COST * np.log(spread / slack2)
+    sharpness = (slack2 / spread) ** SHARPNESS_POWER
     reach = options.max_mahalanobis * np.sqrt(spread)
     by_box = box_centres_xy(detections.boxes)[None] - box_centres_xy(boxes)[:, None]
     evidence = np.full(by_box.shape[:2], -np.inf)
     # The joints may be nearer than the boxes' centres, for a box may show half a body: hence the margin.
     t, n = np.nonzero((by_box**2).sum(2) <= (reach + HALF_BODY * sizes)[:, None] ** 2)
     if len(t) == 0:
-        return Pairs(evidence, handicap)
+        return Pairs(evidence, sharpness)
 
     joints = match_joints(
         table.joints_xy()[t], table.joint_scores[t], sizes[t], np.zeros(len(t)),
@@ -88,7 +88,7 @@ def compare(table: TrackTable, detections: Detections, now_s: float, options: Tr
     same += options.motion_gain * (EVEN_SURPRISE - np.log1p(0.5 * distance2 / spread[t]))
     same -= TENTATIVE_COST * (table.states == TrackState.TENTATIVE)[t]
     evidence[t, n] = np.where(possible, same, -np.inf)
-    return Pairs(evidence, handicap)
+    return Pairs(evidence, sharpness)
 
 
 def _even(between: tuple[float, float], fresh: np.ndarray) -> np.ndarray:
@@ -108,16 +108,16 @@ def _overlap(
 
 
 def assign(
-    evidence: np.ndarray, least: float, handicap: np.ndarray | None = None
+    evidence: np.ndarray, least: float, sharpness: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The pairs whose evidences add up to most, of those the ones of at least `least`: row and column indices (M,).
 
-    handicap (T,) is taken off a row's evidences in the competition. Whatever is refused for its own evidence has
-    competed all the same: a detection that belongs to a person who cannot be believed in yet is not given to the
-    second best.
+    sharpness (T,) scales a row's bids. Whatever is refused for its own evidence has competed all the same: a
+    detection that belongs to a person who cannot be believed in yet is not given to the second best.
     """
-    bid = evidence if handicap is None else evidence - handicap[:, None]
-    worth = np.where(evidence > CONTEST, np.maximum(bid - CONTEST, 1e-3), 0.0)
+    worth = np.where(evidence > CONTEST, evidence - CONTEST, 0.0)
+    if sharpness is not None:
+        worth *= sharpness[:, None]
     if not worth.any():
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
     rows, columns = linear_sum_assignment(worth, maximize=True)

@@ -25,7 +25,8 @@ class TrackerOptions:
     pose_gain, overlap_gain, motion_gain: evidence (log-odds) that a pair gains for each unit of the pose's OKS, of
                        mask or box overlap, and of the logarithm of closeness to the predicted place.
     mask_share:        share of mask IoU in the overlap where both sides have a mask; box IoU has the rest.
-    min_evidence:      a pair below this is refused; 0 = as likely the same person as another one.
+    min_evidence:      a pair below this is refused; 0 = as likely the same person as another one, so a little below 0
+                       gives the benefit of the doubt to whoever is known already.
     max_mahalanobis:   a pair further from the prediction than this many standard deviations is refused.
     max_size_ratio:    nor may body sizes differ by more than this factor.
     duplicate_oks:     a person left over is a second detection of somebody tracked from this OKS on.
@@ -56,10 +57,10 @@ class TrackerOptions:
     overlap_gain: float = 7.0
     motion_gain: float = 1.2
     mask_share: float = 0.5
-    min_evidence: float = 0.0
+    min_evidence: float = -1.0
     max_mahalanobis: float = 5.0
     max_size_ratio: float = 2.0
-    duplicate_oks: float = 0.6
+    duplicate_oks: float = 0.5
     reentry_radius: float = 1.5
 
     joint_slack: float = 0.07

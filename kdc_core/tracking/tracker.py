@@ -66,6 +66,9 @@ class Tracker:
         duplicates = better >= 0
         if len(table) and count:
             self._follow(table, detections, row_of, duplicates, now_s)
+            shadows = self._drop_shadows(table, detections, row_of, duplicates)
+        else:
+            shadows = np.zeros(0, np.intp)
         gone = self._take_back(table, detections, row_of, duplicates, now_s)
 
         fresh = np.flatnonzero((row_of < 0) & ~duplicates)
@@ -78,7 +81,8 @@ class Tracker:
         result = self._result(people, detections, table, row_of, duplicates, now_s)
         seen = np.zeros(len(table), bool)
         seen[row_of] = True
-        table.seen_s[gone] = -np.inf  # tentative tracks whose person turned out to be somebody known
+        # TENTATIVE tracks whose person turned out to be somebody known.
+        table.seen_s[gone] = table.seen_s[shadows] = -np.inf
         self._table = table.age(seen, now_s, options)
         self.counts.frames += 1
         self.counts.duplicates += int(duplicates.sum())
@@ -104,7 +108,7 @@ class Tracker:
         def match(rows: np.ndarray, persons: np.ndarray) -> None:
             offered = rows[:, None] & persons[None]
             evidence = np.where(offered, pairs.evidence, -np.inf)
-            found_rows, found = association.assign(evidence, options.min_evidence, pairs.handicap)
+            found_rows, found = association.assign(evidence, options.min_evidence, pairs.sharpness)
             row_of[found] = found_rows
             free[found_rows] = tentative[found_rows] = False
             table.see(found_rows, detections, found, now_s, options)
@@ -122,6 +126,24 @@ class Tracker:
         twin = association.seen_twice(table, row_of[row_of >= 0], detections, left, self.options)
         row_of[left[twin >= 0]] = twin[twin >= 0]
         duplicates[left[twin >= 0]] = True
+
+    def _drop_shadows(
+        self, table: TrackTable, detections: Detections, row_of: np.ndarray, duplicates: np.ndarray
+    ) -> np.ndarray:
+        """The rows of TENTATIVE tracks that have followed second sights of somebody else; changes `row_of`."""
+        persons = np.flatnonzero(row_of >= 0)
+        rows = row_of[persons]
+        doubtful = (table.states[rows] == TrackState.TENTATIVE) & ~duplicates[persons]
+        if not doubtful.any() or len(rows) < 2:
+            return np.zeros(0, np.intp)
+        shadows = []
+        for person, row in zip(persons[doubtful], rows[doubtful]):
+            elder = rows[(table.states[rows] != TrackState.TENTATIVE) | (table.ids[rows] < table.ids[row])]
+            (twin,) = association.seen_twice(table, elder, detections, np.array([person]), self.options)
+            if twin >= 0:
+                row_of[person], duplicates[person] = twin, True
+                shadows.append(row)
+        return np.array(shadows, np.intp)
 
     def _take_back(
         self,
