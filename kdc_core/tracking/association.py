@@ -112,16 +112,16 @@ def assign(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The pairs whose evidences add up to most, of those the ones of at least `least`: row and column indices (M,).
 
-    sharpness (T,) scales a row's bids. Whatever is refused for its own evidence has competed all the same: a
+    sharpness (T,) scales a row's bids, and the benefit of the doubt that a negative `least` gives. Whatever is refused for its own evidence has competed all the same: a
     detection that belongs to a person who cannot be believed in yet is not given to the second best.
     """
-    worth = np.where(evidence > CONTEST, evidence - CONTEST, 0.0)
-    if sharpness is not None:
-        worth *= sharpness[:, None]
+    scale = np.ones((len(evidence), 1)) if sharpness is None else sharpness[:, None]
+    worth = np.where(evidence > CONTEST, evidence - CONTEST, 0.0) * scale
     if not worth.any():
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
     rows, columns = linear_sum_assignment(worth, maximize=True)
-    good = (evidence >= least)[rows, columns] & (worth[rows, columns] > 0)
+    enough = evidence >= (least * scale if least < 0 else least)
+    good = enough[rows, columns] & (worth[rows, columns] > 0)
     return rows[good], columns[good]
 
 
@@ -204,5 +204,8 @@ def reentry_pairs(
     allowed = (ratio <= limit) & (ratio >= 1 / limit)
     far = np.minimum(options.reentry_radius, options.initial_velocity * (now_s - table.seen_s[rows]))
     worth = 1 - distance / np.maximum(far, 1e-9)[:, None]
+    # Of several who may have come back, whoever was on her way here; this refuses nobody.
+    ahead = np.linalg.norm(to - way[:, None], axis=2) / sizes[:, None]
+    worth = np.where(worth >= 0, 1 + worth + 1 / (1 + ahead), -np.inf)
     found_rows, found_persons = assign(np.where(allowed, worth, -np.inf), 0.0)
     return rows[found_rows], persons[found_persons]

@@ -134,15 +134,22 @@ class Tracker:
         persons = np.flatnonzero(row_of >= 0)
         rows = row_of[persons]
         doubtful = (table.states[rows] == TrackState.TENTATIVE) & ~duplicates[persons]
+        # Without joints two people in one box would look alike.
+        doubtful &= detections.joint_scores[persons].sum(1) >= association.MIN_JOINT_WEIGHT
         if not doubtful.any() or len(rows) < 2:
             return np.zeros(0, np.intp)
+        elders = list(rows[table.states[rows] != TrackState.TENTATIVE])
         shadows = []
-        for person, row in zip(persons[doubtful], rows[doubtful]):
-            elder = rows[(table.states[rows] != TrackState.TENTATIVE) | (table.ids[rows] < table.ids[row])]
-            (twin,) = association.seen_twice(table, elder, detections, np.array([person]), self.options)
+        # The oldest first, so that nobody is taken for the second sight of a shadow.
+        for i in np.flatnonzero(doubtful)[np.argsort(table.ids[rows[doubtful]])]:
+            person = persons[i : i + 1]
+            (twin,) = association.seen_twice(table, np.array(elders, np.intp), detections, person, self.options)
             if twin >= 0:
-                row_of[person], duplicates[person] = twin, True
-                shadows.append(row)
+                row_of[row_of == rows[i]] = twin  # her own second sights come along
+                duplicates[person] = True
+                shadows.append(rows[i])
+            else:
+                elders.append(rows[i])
         return np.array(shadows, np.intp)
 
     def _take_back(
