@@ -19,7 +19,7 @@ _EPILOG = """\
 example:
   kdc export --checkpoint runs/first/last.pt --out model.onnx
   kdc predict photo.jpg --out result --model model.onnx
-  kdc export --checkpoint runs/first/last.pt --out camera.onnx --fixed-size 416x544 --torch --images photos/
+  kdc export --checkpoint last.pt --out camera.onnx --fixed-size 416x544 --torch --images photos/
 """
 
 

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from kdc_core.backends.base import Backend
 
 _DESCRIPTION = """\
-Compare the people that runtimes and precisions find in the same pictures: poses (OKS), masks (IoU), people missed
-and people added, and COCO's AP where the pictures are annotated. Everything is compared with the first backend
-named. The exit code is 1 where a difference is larger than allowed.
+Compare the people that runtimes and precisions find in the same pictures: poses (OKS), masks (IoU),
+people missed and people added, and COCO's AP where the pictures are annotated. Everything is compared with
+the first backend named. The exit code is 1 where a difference is larger than allowed.
 
-A backend is onnxruntime, tensorrt or torch, with a precision after a colon where it is not fp32 (tensorrt:fp16).
-onnxruntime:fp16 and onnxruntime:int8 are the model converted as for TensorRT, computed by ONNX Runtime: what that
-precision does to people, without a GPU."""
+A backend is onnxruntime, tensorrt or torch, with a precision after a colon where it is not fp32
+(tensorrt:fp16). onnxruntime:fp16 and onnxruntime:int8 are the model converted as for TensorRT, computed by
+ONNX Runtime: what that precision does to people, without a GPU."""
 
 _EPILOG = """\
 example:
@@ -106,10 +106,7 @@ def _load(
 
     if name == "onnxruntime" and precision != "fp32":
         inputs = network_inputs(calibration, read_spec(args.model), args.long_side)
-        try:
-            model, _ = stack.enter_context(typed_twin(args.model, precision, inputs))
-        except ValueError as error:  # too few pictures, or a graph that cannot be converted
-            raise CommandError(str(error)) from error
+        model, _ = stack.enter_context(typed_twin(args.model, precision, inputs))
         backend = load_backend(model, name)
     else:
         asked = "auto" if name == "onnxruntime" else precision
