@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
             spec,
             key,
             calibration=network_inputs(calibration, spec, args.long_side) if calibration else None,
-            check=_check(args, trt, Gate(pictures, args.annotations, args.long_side, args.limit)) if pictures else None,
+            check=_check(args, trt, Gate(pictures, args.annotations, args.long_side)) if pictures else None,
             rebuild=args.force,
         )
     except ValueError as error:  # sizes, capability

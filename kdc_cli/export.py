@@ -12,8 +12,8 @@ from kdc_cli.errors import CommandError
 _DESCRIPTION = """\
 Turn a checkpoint of `kdc train` into an ONNX file, which needs no PyTorch to run. The file carries everything
 the runtime must know (input size, keypoints, normalisation), and is only written once ONNX Runtime computes
-with it what PyTorch does; with --images it must also see the same people in them. The model takes pictures of any
-shape unless --fixed-size names one input size. Needs PyTorch: pip install -e '.[train]'"""
+with it what PyTorch does; with --images it must also see the same people in them. The model takes pictures of
+any shape unless --fixed-size names one input size. Needs PyTorch: pip install -e '.[train]'"""
 
 _EPILOG = """\
 example:

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     calibration: list[Path] = []
     if ("onnxruntime", "int8") in sides:
         calibration, pictures = pictures[::_CALIBRATION_STEP], pictures[1::_CALIBRATION_STEP]
-    gate = Gate(pictures, args.annotations, args.long_side, args.limit)
+    gate = Gate(pictures, args.annotations, args.long_side)
     with contextlib.ExitStack() as stack:
         loaded = [_load(args, name, precision, calibration, stack) for name, precision in sides]
         names = [f"{name}:{precision}" for name, precision in sides]
