@@ -88,7 +88,7 @@ class TorchProgramBackend:
         except ModelSpecError as error:
             raise ModelLoadError(f"{path}: {error}") from error
         if device != "cpu":
-            program = _moved(program, device)
+            program = moved_program(program, device)
         self._module: Any = program.module()
         self._device = torch.device(device)
         self._half = half
@@ -132,7 +132,7 @@ class _Captured:
     outputs: tuple[torch.Tensor, ...]
 
 
-def _moved(program: Any, device: str) -> Any:
+def moved_program(program: Any, device: str) -> Any:
     """The program on another device. Raises BackendUnavailable."""
     from torch.export.passes import move_to_device_pass
 
