@@ -15,6 +15,7 @@ SUITES: dict[str, str] = {
     "pipeline": "kdc_bench.stages",
     "startup": "kdc_bench.startup",
     "peers": "kdc_bench.peers.suite",
+    "node": "kdc_ros.bench",
 }
 DEFAULT_SUITES = ("decode", "pipeline", "startup")
 
@@ -23,5 +24,10 @@ def run_suite(name: str, settings: BenchSettings) -> SuiteResult:
     """Measure one suite. Raises BenchError where this machine lacks something for it."""
     if name not in SUITES:
         raise BenchError(f"there is no suite '{name}': choose from {', '.join(SUITES)}")
-    result: SuiteResult = importlib.import_module(SUITES[name]).measure(settings)
+    try:
+        suite = importlib.import_module(SUITES[name])
+    except ModuleNotFoundError as error:
+        # Of our own packages nothing is missing, so it is something that only this suite needs: ROS.
+        raise BenchError(f"`{name}` needs the Python package {error.name}: source ROS 2 and our package") from error
+    result: SuiteResult = suite.measure(settings)
     return result

@@ -14,6 +14,7 @@ Measure, and write bench.json, bench.md and bench.png into OUT. Suites:
   decode    what the host does after the network, for 0 to 50 people
   pipeline  preprocessing, network, decoding, masks and run lengths, on photographs and made crowds
   startup   a fresh process until its first answer, and its memory
+  node      what ROS costs around the pipeline, start and memory of the node (needs ROS and the built package)
   peers     pose and masks beside YOLO11n-pose with YOLO11n-seg, and RTMO-s (see requirements/peers.txt)
 Without a suite: decode, pipeline and startup."""
 
@@ -36,7 +37,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         description=_DESCRIPTION,
         epilog=_EPILOG,
     )
-    parser.add_argument("suites", nargs="*", metavar="SUITE", help="ceiling, decode, pipeline, startup, peers")
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help="ceiling, decode, pipeline, startup, node, peers")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the report; made if missing")
     add_model_arguments(parser)
     parser.add_argument(

@@ -24,9 +24,10 @@ class ColumnRuns:
     @classmethod
     def of(cls, labels: np.ndarray, count: int) -> ColumnRuns:
         """Find the runs of `count` people in a label map, uint16 (H, W). Raises ValueError for a label beyond them."""
-        height = labels.shape[0]
+        top, bottom, left, right = _extent(labels)
+        height = bottom - top
         # OpenCV's transpose is ten times faster than numpy's copy of one.
-        flat = cv2.transpose(labels).reshape(-1) if labels.size else np.zeros(0, np.uint16)
+        flat = cv2.transpose(labels[top:bottom, left:right]).reshape(-1) if height else np.zeros(0, np.uint16)
         new = np.empty(flat.size, bool)
         np.not_equal(flat[1:], flat[:-1], out=new[1:])
         new[:: max(height, 1)] = True
@@ -41,7 +42,8 @@ class ColumnRuns:
             raise ValueError(f"label {person[-1] + 1} in a map of {count} people")
         column = begin // max(height, 1)
         first = np.searchsorted(person, np.arange(count + 1))
-        return cls(person, column, begin - column * height, stop - column * height, first)
+        row = top - column * height
+        return cls(person, left + column, row + begin, row + stop, first)
 
     def rois(self) -> np.ndarray:
         """Each person's tight rectangle, int32 (N, 4): x, y, width, height; all 0 for one without a pixel."""
@@ -53,6 +55,18 @@ class ColumnRuns:
             high = np.stack([np.maximum.reduceat(v, first) for v in (self.column + 1, self.stop)], axis=1)
             rois[present, :2], rois[present, 2:] = low, high - low
         return rois
+
+
+def _extent(labels: np.ndarray) -> tuple[int, int, int, int]:
+    """Rows and columns that hold all the people: top, bottom, left, right, the ends exclusive; all 0 for nobody."""
+    if labels.size == 0:
+        return 0, 0, 0, 0
+    rows = np.flatnonzero(labels.max(1))
+    if len(rows) == 0:
+        return 0, 0, 0, 0
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    columns = np.flatnonzero(labels[top:bottom].max(0))
+    return top, bottom, int(columns[0]), int(columns[-1]) + 1
 
 
 def label_rois(labels: np.ndarray, count: int) -> np.ndarray:

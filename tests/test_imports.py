@@ -60,7 +60,7 @@ def test_core_itself_needs_no_inference_runtime():
 
 def test_node_is_free_of_torch():
     pytest.importorskip("rclpy", reason="needs ROS 2")
-    loaded = loaded_after(modules_of("kdc_ros", skip=("demo",)), ("rclpy", "torch", "tensorrt", "kdc_model"))
+    loaded = loaded_after(modules_of("kdc_ros", skip=("demo", "bench")), ("rclpy", "torch", "tensorrt", "kdc_model"))
     assert loaded == ["rclpy"]
 
 

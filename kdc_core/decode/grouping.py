@@ -147,54 +147,47 @@ def group(candidates: Candidates, options: GroupingOptions | None = None) -> Pos
     table = _Table(candidates, options)
     seeds = np.argwhere(table.score >= options.seed_threshold)
     seeds = seeds[np.argsort(-table.score[seeds[:, 0], seeds[:, 1]], kind="stable")]
-    found = _Found(len(seeds), options)
+    found = _Found(options)
     for kind, index in seeds.tolist():
-        if table.is_free[kind][index] and not found.explains(kind, table.points[kind][index]):
+        if table.is_free[kind][index] and not found.explains(kind, *table.points[kind][index][:2]):
             found.add(*_walk(table, kind, index, options))
-    return _rank(found.xy, found.confidence, found.scales, options)
+    return _rank(found, options)
 
 
 class _Found:
-    """The poses found so far: xy (N, K, 2) network pixels, confidence (N, K), scales (N,)."""
+    """The poses found so far: xy, a place for each keypoint in network pixels; scores; scales in pixels."""
 
-    def __init__(self, capacity: int, options: GroupingOptions) -> None:
-        self._xy = np.zeros((2, NUM_KEYPOINTS, capacity), np.float32)
-        self._score = np.zeros((NUM_KEYPOINTS, capacity), np.float32)
-        self._scale = np.zeros(capacity, np.float32)
-        # How near to a pose's keypoint a candidate counts as explained, squared; negative for a keypoint not found.
-        self._reach = np.zeros((NUM_KEYPOINTS, capacity), np.float32)
-        self._tolerance = 0.5 * options.tolerance * _TWO_SIGMAS
-        self._slack_px = 0.5 * options.slack_px
-        self._count = 0
+    def __init__(self, options: GroupingOptions) -> None:
+        self.xy: list[list[tuple[float, float]]] = []
+        self.scores: list[list[float]] = []
+        self.scales: list[float] = []
+        # By keypoint type: x, y of the poses that have it, and how near to it counts as the same, squared.
+        self._places: list[list[tuple[float, float, float]]] = [[] for _ in range(NUM_KEYPOINTS)]
+        self._tolerance, self._slack_px = 0.5 * options.tolerance, 0.5 * options.slack_px
 
-    def add(self, xy: np.ndarray, score: np.ndarray, scale: float) -> None:
-        """One more pose: keypoints (K, 2), scores (K,) and scale in pixels."""
-        n = self._count
-        self._xy[:, :, n], self._score[:, n], self._scale[n] = xy.T, score, scale
-        self._reach[:, n] = np.where(score > 0, (self._tolerance * scale + self._slack_px) ** 2, -1.0)
-        self._count += 1
+    def add(self, xy: list[tuple[float, float]], score: list[float], scale: float) -> None:
+        """One more pose."""
+        self.xy.append(xy)
+        self.scores.append(score)
+        self.scales.append(scale)
+        for kind, (x, y) in enumerate(xy):
+            if score[kind] > 0:
+                near = (self._tolerance * _TWO_SIGMAS_OF[kind] * scale + self._slack_px) ** 2
+                self._places[kind].append((x, y, near))
 
-    def explains(self, kind: int, place: list[float]) -> bool:
+    def explains(self, kind: int, x: float, y: float) -> bool:
         """Whether a pose has this joint already, within half the walk's tolerance."""
-        across = self._xy[0, kind, : self._count] - place[0]
-        down = self._xy[1, kind, : self._count] - place[1]
-        return bool((across * across + down * down <= self._reach[kind, : self._count]).any())
-
-    @property
-    def xy(self) -> np.ndarray:
-        return self._xy[:, :, : self._count].transpose(2, 1, 0)
-
-    @property
-    def confidence(self) -> np.ndarray:
-        return np.ascontiguousarray(self._score[:, : self._count].T)
-
-    @property
-    def scales(self) -> np.ndarray:
-        return self._scale[: self._count]
+        for known_x, known_y, near in self._places[kind]:
+            across, down = known_x - x, known_y - y
+            if across * across + down * down <= near:
+                return True
+        return False
 
 
-def _walk(table: _Table, kind: int, index: int, options: GroupingOptions) -> tuple[np.ndarray, np.ndarray, float]:
-    """Collect one person from a seed. Returns keypoints (K, 2), scores (K,) and scale in pixels."""
+def _walk(
+    table: _Table, kind: int, index: int, options: GroupingOptions
+) -> tuple[list[tuple[float, float]], list[float], float]:
+    """Collect one person from a seed. Returns x and y of each keypoint, their scores, and the scale in pixels."""
     xy = [(0.0, 0.0)] * NUM_KEYPOINTS
     score = [0.0] * NUM_KEYPOINTS
     reached = [False] * NUM_KEYPOINTS
@@ -225,23 +218,26 @@ def _walk(table: _Table, kind: int, index: int, options: GroupingOptions) -> tup
                 take(b, -1, *table.far_end(edge, candidate))
             else:
                 xy[b] = x, y  # no evidence at all: score 0, the nearest known joint as the place
-    return np.array(xy, np.float32), np.array(score, np.float32), max(scale, 4.0)
+    return xy, score, max(scale, 4.0)
 
 
-def _rank(keypoints: np.ndarray, confidences: np.ndarray, scales: np.ndarray, options: GroupingOptions) -> Poses:
+def _rank(found: _Found, options: GroupingOptions) -> Poses:
     """Drop poses that repeat a better one (OKS), and score the rest by the keypoints nobody better has claimed."""
-    order = np.argsort(-confidences.sum(1), kind="stable")
-    keypoints, confidences = keypoints[order], confidences[order]
-    size = np.maximum(scales[order], 1.0)
-    similarity = _similarity(keypoints, size)
-    shared = np.einsum("ijk,ik->ij", similarity, confidences)
-    repeats = np.tril(shared > options.nms_oks * np.maximum(confidences.sum(1), 1e-6)[:, None], -1)
+    keypoints = np.array(found.xy, np.float32).reshape(-1, NUM_KEYPOINTS, 2)
+    confidences = np.array(found.scores, np.float32).reshape(-1, NUM_KEYPOINTS)
+    sums = confidences.sum(1)
+    order = np.argsort(-sums, kind="stable")
+    keypoints, confidences, sums = keypoints[order], confidences[order], sums[order]
+    similarity = _similarity(keypoints, np.maximum(np.array(found.scales, np.float32)[order], 1.0))
+    shared = (similarity * confidences[:, None]).sum(2)
+    place = np.arange(len(order))
+    better = place[:, None] > place
+    repeats = better & (shared > options.nms_oks * np.maximum(sums, 1e-6)[:, None])
     kept = np.ones(len(order), bool)
     for i in np.flatnonzero(repeats.any(1)):
         kept[i] = not (repeats[i] & kept).any()
-    better = np.tril(np.ones_like(repeats), -1) & kept
-    own = ~((similarity >= 0.5) & better[..., None]).any(1)
-    scores = (confidences * own).sum(1) / NUM_KEYPOINTS
+    claimed = ((similarity >= 0.5) & (better & kept)[..., None]).any(1)
+    scores = np.where(claimed, 0.0, confidences).sum(1) / NUM_KEYPOINTS
     chosen = np.flatnonzero(kept)
     chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
     return Poses(keypoints[chosen], confidences[chosen], scores[chosen].astype(np.float32))

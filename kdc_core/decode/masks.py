@@ -119,12 +119,11 @@ def dynamic_centroids(fields: MaskFields, poses: Poses, confidence: float) -> tu
     shape_hw = fields.person.shape
     weights = keypoint_weights(poses, shape_hw, fields.stride, confidence)
     cell = np.floor((poses.keypoints_xy + 0.5) / fields.stride).astype(np.intp)
-    col = np.clip(cell[..., 0], 0, shape_hw[1] - 1)
-    row = np.clip(cell[..., 1], 0, shape_hw[0] - 1)
-    centre = (np.stack([col, row], axis=-1) + 0.5) * fields.stride - 0.5
-    embedding = fields.embedding[:, row, col].transpose(1, 2, 0) + centre
+    cell = np.minimum(np.maximum(cell, 0), (shape_hw[1] - 1, shape_hw[0] - 1))
+    col, row = cell[..., 0], cell[..., 1]
+    embedding = fields.embedding[:, row, col].transpose(1, 2, 0) + ((cell + 0.5) * fields.stride - 0.5)
     sigma = np.exp((np.log(np.maximum(fields.sigma[row, col], 1e-3)) * weights).sum(1))
-    return np.einsum("nkc,nk->nc", embedding, weights).astype(np.float32), sigma.astype(np.float32)
+    return (embedding * weights[..., None]).sum(1).astype(np.float32), sigma.astype(np.float32)
 
 
 def _embedding_territories(fields: MaskFields, cells: _Cells, poses: Poses, options: MaskOptions) -> _Territories:
