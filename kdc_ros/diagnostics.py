@@ -26,6 +26,7 @@ class Report:
     state:      the lifecycle state's label.
     fault:      why the last transition failed; "" when it did not.
     loading_s:  seconds since loading the network began; None while nothing is loaded.
+    doing:      what loading is at, where it takes long (an engine being built); else "".
     enabled:    whether frames are asked for (~/enable).
     network:    what is loaded: model, input, backend; empty when nothing is.
     now, before: the statistics now, and about `WINDOW_S` earlier (drops are judged by what is new).
@@ -39,6 +40,7 @@ class Report:
     state: str
     fault: str = ""
     loading_s: float | None = None
+    doing: str = ""
     enabled: bool = True
     network: dict[str, str] = field(default_factory=dict)
     now: Snapshot = field(default_factory=Snapshot)
@@ -103,6 +105,8 @@ def _state(report: Report) -> tuple[bytes, str, dict[str, str]]:
     said = report.state if report.enabled else f"{report.state}, paused by ~/enable"
     if report.loading_s is not None:
         said = f"loading the network for {report.loading_s:.0f} s"
+        if report.doing:
+            said += f" ({report.doing})"
     elif report.fault:
         level.add(ERROR, f"{report.state}: {report.fault}")
     return level.level, level.message(said), {"state": report.state, "enabled": str(report.enabled), **report.network}

@@ -50,6 +50,7 @@ class Health:
             state=state,
             fault=fault,
             loading_s=network.loading_s,
+            doing=network.doing,
             enabled=enabled,
             network=dict(network.description),
             now=now,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from kdc_core.backends.base import ModelLoadError
 from kdc_core.pipeline import Pipeline
@@ -50,6 +51,7 @@ class Network:
         self._leaving: list[InferenceWorker[Pipeline, Incoming]] = []
         self._started_s: float | None = None
         self._loading = False
+        self._doing = ""
         self.description: dict[str, str] = {}
 
     @property
@@ -73,6 +75,11 @@ class Network:
         started_s = self._started_s
         return time.monotonic() - started_s if self._loading and started_s is not None else None
 
+    @property
+    def doing(self) -> str:
+        """What a long preparation is at ("building the engine: ... 40 %"); "" while there is none."""
+        return self._doing if self._loading else ""
+
     def load(self) -> None:
         """Load it, unless it is. Raises StartupError when it cannot be, Interrupted when the process ends."""
         if self._worker is not None:
@@ -81,6 +88,7 @@ class Network:
         worker = InferenceWorker(mailbox, self._load_pipeline, self._process, self._min_interval_s)
         timeout_s = self._settings().load_timeout_s
         self._started_s = time.monotonic()
+        self._doing = ""
         self._worker, self._loading = worker, True
         try:
             worker.start()
@@ -125,6 +133,9 @@ class Network:
         rate_hz = self._settings().max_rate_hz
         return 1.0 / rate_hz if rate_hz > 0 else 0.0
 
+    def _on_progress(self, doing: str, share: float) -> None:
+        self._doing = f"{doing}, {share:.0%}"
+
     def _load_pipeline(self) -> Pipeline:
         settings = self._settings()
         try:
@@ -135,6 +146,9 @@ class Network:
                 options=pipeline_options(settings),
                 threads=settings.threads,
                 long_side=settings.long_side or None,
+                precision=settings.precision,
+                engine_dir=Path(settings.engine_dir).expanduser() if settings.engine_dir else None,
+                progress=self._on_progress,
             )
         except (ModelLoadError, ValueError) as error:  # ValueError: no such backend, no such input size
             raise StartupError(" ".join(str(error).split())) from error

@@ -32,6 +32,7 @@ from kdc_ros.frame_statistics import FrameStatistics
 from kdc_ros.health import Health
 from kdc_ros.inputs import Inputs
 from kdc_ros.latency import LatencyOutput
+from kdc_ros.log_forwarding import LogForwarding
 from kdc_ros.monitor import FrameMonitor
 from kdc_ros.network import Interrupted, Network, StartupError
 from kdc_ros.outputs import Outputs
@@ -89,6 +90,7 @@ class PeopleNode(LifecycleNodeMixin, Node):
         self.slow_groups = (transitions, watching)
         self.fault = ""
         self.ended: Future = Future()
+        self._log_forwarding = LogForwarding(self.get_logger()).open()
         try:
             self.parameters = NodeParameters(self, self._in_phase)
         except SettingsError as error:
@@ -117,6 +119,11 @@ class PeopleNode(LifecycleNodeMixin, Node):
     def state_label(self) -> str:
         """The lifecycle state: "unconfigured", "inactive", "active", ..."""
         return self._state_machine.current_state[1]
+
+    def destroy_node(self) -> None:
+        """Free what the node holds in ROS."""
+        self._log_forwarding.close()
+        super().destroy_node()
 
     def stop(self) -> bool:
         """End the inference thread. Returns False when it is still in a native call."""

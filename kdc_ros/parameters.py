@@ -18,7 +18,7 @@ from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from kdc_core.backends.base import BACKENDS
+from kdc_core.backends.base import BACKENDS, PRECISIONS
 from kdc_core.body_distance import BodyOptions
 from kdc_core.lifting import LiftingOptions
 from kdc_core.model_path import default_model_path
@@ -33,6 +33,8 @@ class Settings:
 
     model: str = ""
     backend: str = "auto"
+    precision: str = "auto"
+    engine_dir: str = ""
     threads: int = 0
     long_side: int = 0
     person_threshold: float = PipelineOptions.person_threshold
@@ -93,11 +95,19 @@ _REFUSALS = {
 }
 
 
+_PRECISIONS = ("auto", *PRECISIONS)
+
 _DESCRIPTIONS = {
     "model": _Description(
         "ONNX file of the network; empty = $KDC_MODEL or the package's own", fixed_while=LOADED
     ),
     "backend": _Description(f"inference runtime: {', '.join(BACKENDS)}", choices=BACKENDS, fixed_while=LOADED),
+    "precision": _Description(
+        f"arithmetic of the network: {', '.join(_PRECISIONS)}; auto = the fastest that passed its accuracy check",
+        choices=_PRECISIONS,
+        fixed_while=LOADED,
+    ),
+    "engine_dir": _Description("folder of TensorRT's engines; empty = the user's cache folder", fixed_while=LOADED),
     "threads": _Description(
         "CPU threads of the inference runtime; 0 = its own choice", 0, 256, fixed_while=LOADED
     ),

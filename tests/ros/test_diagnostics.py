@@ -113,6 +113,13 @@ def test_a_healthy_node():
         ("process", WORKING, {"memory_warn_mb": 100, "memory_error_mb": 150}, ERROR, "200 MB"),
         ("state", Report(state="unconfigured"), {}, OK, "unconfigured"),
         ("state", Report(state="configuring", loading_s=12.0), {}, OK, "loading the network for 12 s"),
+        (
+            "state",
+            Report(state="configuring", loading_s=12.0, doing="building the engine: layers, 40%"),
+            {},
+            OK,
+            "loading the network for 12 s (building the engine: layers, 40%)",
+        ),
         ("state", Report(state="unconfigured", fault="no model"), {}, ERROR, "unconfigured: no model"),
         ("state", dataclasses.replace(WORKING, enabled=False), {}, OK, "active, paused by ~/enable"),
     ],
