@@ -112,8 +112,9 @@ def assign(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The pairs whose evidences add up to most, of those the ones of at least `least`: row and column indices (M,).
 
-    sharpness (T,) scales a row's bids, and the benefit of the doubt that a negative `least` gives. Whatever is refused for its own evidence has competed all the same: a
-    detection that belongs to a person who cannot be believed in yet is not given to the second best.
+    sharpness (T,) scales a row's bids, and the benefit of the doubt that a negative `least` gives. Whatever is refused
+    for its own evidence has competed all the same: a detection that belongs to a person who cannot be believed in yet
+    is not given to the second best.
     """
     scale = np.ones((len(evidence), 1)) if sharpness is None else sharpness[:, None]
     worth = np.where(evidence > CONTEST, evidence - CONTEST, 0.0) * scale
