@@ -39,7 +39,7 @@ def run_kdc(frames: Sequence[Frame], options: TrackerOptions | None = None) -> l
     tracker = Tracker(options)
     answers = []
     for frame in frames:
-        tracks = FrameTracks.of(tracker.update(frame.people, frame.stamp_s), tracker.tracks)
+        tracks = FrameTracks.of(tracker.update(frame.people, frame.stamp_s), tracker.unseen)
         hidden = [track for track in tracks.unseen if track.state == TrackState.OCCLUDED]
         answers.append(
             Answer(

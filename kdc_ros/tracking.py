@@ -31,4 +31,4 @@ class TrackIds:
         if not enabled:
             return FrameTracks.untracked(len(people))
         tracked = self._tracker.update(people, stamp_s)
-        return FrameTracks.of(tracked, self._tracker.tracks)
+        return FrameTracks.of(tracked, self._tracker.unseen)

@@ -31,7 +31,8 @@ class TrackerOptions:
     min_evidence:      a pair below this is refused; 0 = as likely the same person as another one, so a little below 0
                        gives the benefit of the doubt to whoever is known already.
     max_mahalanobis:   a pair further from the prediction than this many standard deviations is refused.
-    max_size_ratio:    nor may body sizes differ by more than this factor.
+    max_size_ratio:    nor may a person be larger than the track by more than this factor (half hidden, she is smaller);
+                       for a re-entry nor smaller.
     duplicate_oks:     a person left over is a second detection of somebody tracked from this OKS on.
     reentry_radius:    sizes; how far from the way between the last and the predicted place a person may re-enter.
 
@@ -39,7 +40,8 @@ class TrackerOptions:
     joint_slack:       sizes; how far a joint strays from the body's motion between sightings (one sigma).
     position_noise:    sizes; error of a measured position (one sigma).
     velocity_walk:     sizes/s; how much the velocity of a person changes within a second (one sigma).
-    initial_velocity:  sizes/s; spread of the velocities of people never seen before (one sigma).
+    initial_velocity:  sizes/s; spread of the velocities of people never seen before (one sigma); nobody missing
+                       re-enters further away than this reaches.
 
     Smoothing of the joints (One-Euro filter, Casiez et al. 2012), off by default
     smooth_joints:     fill `TrackedPeople.smoothed`.

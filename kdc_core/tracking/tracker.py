@@ -39,6 +39,17 @@ class Tracker:
             return []
         return sorted(self._table.as_tracks(self._stamp_s, self.options), key=lambda track: track.id)
 
+    @property
+    def unseen(self) -> list[Track]:
+        """The OCCLUDED and LOST tracks alone, in the order of their ids."""
+        if self._stamp_s is None:
+            return []
+        away = self._table.states >= TrackState.OCCLUDED
+        if not away.any():
+            return []
+        tracks = self._table.take(away).as_tracks(self._stamp_s, self.options)
+        return sorted(tracks, key=lambda track: track.id)
+
     def reset(self) -> None:
         """Forget everybody. Ids go on: none is given twice in the life of a tracker."""
         self._table = TrackTable.empty()

@@ -122,8 +122,8 @@ class FrameTracks:
         )
 
     @classmethod
-    def of(cls, tracked: TrackedPeople, tracks: Iterable[Track]) -> FrameTracks:
-        """What `Tracker.update` returned and `Tracker.tracks` after it. A second, weaker detection of somebody who is
+    def of(cls, tracked: TrackedPeople, unseen: Iterable[Track]) -> FrameTracks:
+        """What `Tracker.update` returned and `Tracker.unseen` after it. A second, weaker detection of somebody who is
         in the frame counts as not tracked."""
         once = ~tracked.duplicates
         return cls(
@@ -131,7 +131,7 @@ class FrameTracks:
             states=np.where(once, tracked.states, 0).astype(np.uint8),
             ages_s=np.where(once, tracked.ages_s, np.float32(0)),
             velocities_xy=np.where(once[:, None], tracked.velocities_xy, np.float32(np.nan)),
-            unseen=tuple(track for track in tracks if track.state in (TrackState.OCCLUDED, TrackState.LOST)),
+            unseen=tuple(unseen),
         )
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""The shipped network and the tracker on a real clip. There is no truth for it: held is what was seen by eye."""
+"""The shipped network and the tracker on a real clip. There is no truth for it: most people must keep their ids."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_a_jump_of_time_restarts_once() -> None:
 
 
 def test_an_update_costs_little() -> None:
-    """CPU time of an update in a crowd with masks. The bound only guards against a blunder; machines are shared."""
+    """CPU time of an update in a crowd. The bound only guards against a blunder: test machines are shared."""
     scene = Scene("crowd of 20", crowd_walkers(20, 3.0, seed=3), stamps(1.0))
     frames = list(scene.frames())
     tracker = Tracker()

@@ -85,6 +85,17 @@ def test_a_miss_occludes_then_loses_then_forgets() -> None:
     assert np.ptp([t.box_xyxy[0] for t in seen[TrackState.LOST]]) == 0
 
 
+def test_the_unseen_are_the_tracks_that_nobody_of_the_frame_is() -> None:
+    tracker = Tracker()
+    assert tracker.unseen == []
+    for i in range(6):
+        tracker.update(people({"x": 100, "y": 100}, {"x": 300, "y": 100}), i * DT)
+    assert tracker.unseen == []
+    tracker.update(people({"x": 300, "y": 100}), 6 * DT)
+    assert [(track.id, track.state) for track in tracker.unseen] == [(1, TrackState.OCCLUDED)]
+    assert [track.id for track in tracker.tracks] == [1, 2]
+
+
 def test_tentative_tracks_die_soon() -> None:
     tracker = Tracker(TrackerOptions(tentative_s=0.2))
     tracker.update(people({"x": 100, "y": 100}), 0.0)
