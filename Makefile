@@ -23,7 +23,7 @@ INPUT ?=
 
 # What the colcon build depends on. The Python packages are installed as links, so that an edit needs no new build;
 # a file that is new or gone does, hence the list of files as a stamp of its own.
-PACKAGE_DIRS := kdc_core kdc_ros kdc_model kdc_cli kdc_bench launch config weights
+PACKAGE_DIRS := kdc_core kdc_ros kdc_model kdc_cli kdc_replay kdc_bench launch config weights
 BUILD_INPUTS := CMakeLists.txt package.xml $(wildcard msg/*.msg) scripts/kdc_node.in scripts/build_ros.sh
 
 .PHONY: help setup test-setup test demo lint clean check-mode FORCE
@@ -33,7 +33,7 @@ help:
 
 setup: check-mode $(STAMPS)/runtime $(STAMPS)/build
 
-test-setup: setup $(STAMPS)/test
+test-setup: setup $(STAMPS)/test $(STAMPS)/test-interfaces
 
 test: test-setup
 	$(IN_ENV) python -m pytest --timeout 600 $(PYTEST_ARGS)
@@ -61,8 +61,14 @@ $(STAMPS)/runtime: $(STAMPS)/venv requirements/runtime.txt requirements/ros-whee
 	scripts/install_runtime.sh $(VENV)
 	@touch $@
 
-$(STAMPS)/test: $(STAMPS)/runtime requirements/test.txt requirements/train.txt requirements/demo.txt
+$(STAMPS)/test: $(STAMPS)/runtime requirements/test.txt requirements/train.txt requirements/demo.txt \
+		requirements/replay.txt requirements/no-deps.txt
 	scripts/install_requirements.sh $(VENV) requirements/test.txt
+	scripts/install_requirements.sh --no-deps $(VENV) requirements/no-deps.txt
+	@touch $@
+
+$(STAMPS)/test-interfaces: $(STAMPS)/build scripts/build_test_interfaces.sh $(wildcard tests/interfaces/*/msg/*.msg)
+	scripts/build_test_interfaces.sh $(VENV)
 	@touch $@
 
 $(STAMPS)/demo: $(STAMPS)/runtime requirements/demo.txt

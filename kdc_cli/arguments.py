@@ -28,6 +28,14 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def size_hw(text: str) -> tuple[int, int]:
+    """HEIGHTxWIDTH, as (height, width)."""
+    height, _, width = text.lower().partition("x")
+    if not (height.isascii() and width.isascii() and height.isdigit() and width.isdigit()):
+        raise argparse.ArgumentTypeError(f"a size is written HEIGHTxWIDTH, like 416x544, got '{text}'")
+    return int(height), int(width)
+
+
 def load_pipeline(args: argparse.Namespace, options: PipelineOptions) -> Pipeline:
     """The pipeline of `--model`, `--long-side` and `--threads`. Raises ModelLoadError, CommandError."""
     from kdc_cli.errors import CommandError

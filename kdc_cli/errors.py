@@ -20,12 +20,23 @@ _KNOWN: tuple[tuple[str, str], ...] = (
     ("kdc_model.export", "ParityError"),
     ("kdc_model.train", "CheckpointError"),
     ("kdc_model.train", "NonFiniteLoss"),
+    ("kdc_replay.annotations", "ReplayAnnotationError"),
+    ("kdc_replay.bag_files", "BagError"),
+    ("kdc_replay.compare", "CompareError"),
+    ("kdc_replay.demo_scene.photos", "PhotoError"),
+    ("kdc_replay.journal", "JournalError"),
+    ("kdc_replay.run_folder", "RunFolderError"),
+    ("kdc_replay.run_reader", "RunError"),
+    ("kdc_ros.demo.processes", "ProcessError"),
+    ("kdc_ros.replay_node", "NodeReplayError"),
 )
 
-# What `pip install -e '.[train]'` brings.
-_TRAIN_EXTRA = frozenset(
-    {"onnx", "onnx_ir", "onnxscript", "pycocotools", "torch"}
-)
+# Which extra of ours brings a package: pip install -e '.[EXTRA]'. pycocotools comes with both.
+_EXTRAS = {
+    "replay": frozenset({"av", "jinja2", "matplotlib", "mcap", "rosbags", "tabulate"}),
+    "dask": frozenset({"dask", "distributed"}),
+    "train": frozenset({"onnx", "onnx_ir", "onnxscript", "pycocotools", "torch"}),
+}
 
 
 class CommandError(Exception):
@@ -36,11 +47,12 @@ def message_of(error: Exception, command: str) -> str | None:
     """One line for an error that the user can do something about; None for a fault of the program."""
     if isinstance(error, ModuleNotFoundError):
         package = (error.name or "").partition(".")[0]
-        if package not in _TRAIN_EXTRA:
+        extra = next((name for name, packages in _EXTRAS.items() if package in packages), None)
+        if extra is None:
             return None
         return (
             f"`kdc {command}` needs the Python package {package}, which is not installed here. "
-            "In the repository's folder: pip install -e '.[train]'"
+            f"In the repository's folder: pip install -e '.[{extra}]'"
         )
     if isinstance(error, OSError):
         # The file's name stands in the message of OSErrors that the system raises, and in those we raise.

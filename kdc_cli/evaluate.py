@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from kdc_cli.arguments import add_model_arguments, fraction, load_pipeline, positive
+from kdc_cli.errors import CommandError
 
 _DESCRIPTION = """\
-Score a network on COCO-format annotations: COCO's keypoint AP and person mask AP, and the IoU of all person
-pixels. Needs pycocotools (pip install -e '.[train]'), but no PyTorch."""
+Score a network on annotated pictures: COCO's keypoint AP and person mask AP, and the IoU of all person pixels; by
+the rules of COCO, OCHuman (people who are not annotated count as false) or CrowdPose (14 points, no masks). Needs
+pycocotools (pip install -e '.[train]'), but no PyTorch."""
 
 _EPILOG = """\
 example:
@@ -34,10 +36,28 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--annotations", required=True, type=Path, metavar="FILE.json", help="COCO person keypoints and masks"
     )
     parser.add_argument(
+        "--protocol",
+        choices=("coco", "ochuman", "crowdpose"),
+        default="coco",
+        help="whose files and rules (default: %(default)s)",
+    )
+    parser.add_argument(
         "--out", required=True, type=Path, metavar="FILE.json", help="where to write the metrics"
     )
     parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="also write report.md there, with plots and the worst pictures drawn (not for crowdpose)",
+    )
+    parser.add_argument(
         "--limit", type=positive, metavar="N", help="the first N pictures only, for a quick look"
+    )
+    parser.add_argument(
+        "--oracle",
+        choices=("fields", "keypoints", "masks"),
+        help="take these from the annotations instead of the network, to tell its errors from the decoder's: all "
+        "fields, the keypoints (the masks are the network's) or the mask fields (the keypoints are)",
     )
     parser.add_argument(
         "--score-threshold",
@@ -50,16 +70,39 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate. Raises ModelLoadError, AnnotationError, FileNotFoundError, UnreadableImageError."""
+    """Evaluate. Raises ModelLoadError, AnnotationError, FileNotFoundError, UnreadableImageError, CommandError."""
+    if args.report and args.protocol == "crowdpose":
+        raise CommandError("--report is for COCO's 17 keypoints: CrowdPose has others")
     from kdc_core.pipeline import PipelineOptions
-    from kdc_model.evaluate import evaluate, format_table, load_truth
+    from kdc_model.evaluate import find_people, format_table, load_truth, score
+    from kdc_model.protocols import PROTOCOLS
 
-    truth = load_truth(args.annotations, args.images, args.limit)
+    protocol = PROTOCOLS[args.protocol]
+    truth = load_truth(args.annotations, args.images, args.limit, protocol)
     pipeline = load_pipeline(args, PipelineOptions(person_threshold=args.score_threshold))
     try:
-        metrics = evaluate(pipeline, truth, progress=True)
+        if args.oracle:
+            from kdc_model.oracle import with_oracle
+
+            pipeline, before = with_oracle(pipeline, args.oracle)
+        else:
+            before = None
+        found = find_people(pipeline, truth, progress=True, before=before)
+        metrics = score(truth, [found], protocol)
+        if args.report:
+            from kdc_model.evaluation_report import write_report
+
+            about = {
+                "model": args.model.name if args.model else "the shipped one",
+                "backend": pipeline.backend_name,
+                "annotations": f"{args.annotations.parent.name}/{args.annotations.name}, protocol {protocol.name}",
+                "input": f"long side {max(pipeline.spec.input_hw)} px",
+            }
+            page = write_report(args.report, truth, found, metrics, pipeline, about, before)
     finally:
         pipeline.close()
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(metrics, indent=2) + "\n")
+    args.out.write_text(json.dumps({"protocol": protocol.name, **metrics}, indent=2) + "\n")
     print(format_table(metrics))
+    if args.report:
+        print(f"the report is {page}")

@@ -12,10 +12,22 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from kdc_cli import bench, evaluate, export, predict, train
+from kdc_cli import (
+    ablate,
+    bench,
+    build_engine,
+    compare,
+    evaluate,
+    export,
+    parity,
+    predict,
+    record_demo,
+    replay,
+    train,
+)
 from kdc_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, message_of
 
-COMMANDS = (predict, train, evaluate, export, bench)
+COMMANDS = (predict, replay, compare, record_demo, train, evaluate, ablate, export, parity, build_engine, bench)
 
 _DESCRIPTION = """\
 See people in pictures: 17 keypoints and an instance mask for everybody, from one network."""

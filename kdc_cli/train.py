@@ -12,15 +12,19 @@ if TYPE_CHECKING:
     from kdc_model.config import TrainConfig
 
 _DESCRIPTION = """\
-Train a network on COCO-format pictures. OUT receives last.pt (the checkpoint, renewed every few minutes) and
-log.csv (the losses). Ctrl-C saves and leaves; --resume goes on from there. Needs PyTorch: pip install -e
-'.[train]'"""
+Train a network on COCO-format pictures. OUT receives last.pt (the checkpoint, renewed every few minutes),
+log.csv (losses, images/s and the share of the time spent waiting for data), TensorBoard's events and curves.png;
+with validation data also scores.csv and best.pt. Ctrl-C saves and leaves; --resume goes on from there. Needs
+PyTorch: pip install -e '.[train]'"""
 
 _EPILOG = """\
 example:
   kdc train --config configs/mobile_photos.yaml --out runs/first
   kdc train --config configs/mobile_photos.yaml --out runs/first --resume
   kdc train --config configs/mobile_photos.yaml --out runs/wide --set channels=96 --set "scale_range=[0.5, 2]"
+
+several GPUs or machines (batch_size is that of all processes together):
+  torchrun --nproc_per_node=4 -m kdc_cli train --config configs/mobile_photos.yaml --out runs/first
 
 then:
   kdc export --checkpoint runs/first/last.pt --out model.onnx
@@ -56,9 +60,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Train. Raises ConfigError, AnnotationError, FileNotFoundError, FileExistsError, NonFiniteLoss."""
     config = load_config(args.config, args.overrides)
+    from kdc_model import distributed
     from kdc_model.train import Trainer
 
-    checkpoint = Trainer(config, args.out, args.resume, args.device).run()
+    with distributed.processes(distributed.local_device(args.device)):
+        checkpoint = Trainer(config, args.out, args.resume, args.device).run()
+        if distributed.rank() > 0:
+            return 0
     print(
         f"the checkpoint is {checkpoint}; use it with: kdc export --checkpoint {checkpoint} --out model.onnx"
     )

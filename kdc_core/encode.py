@@ -6,7 +6,7 @@ they are kept as lists of (channel, row, column, value). All coordinates are net
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class GroundTruth:
     has_mask:       bool (N,): whether person n's mask is known.
     keypoint_ignore:  bool (H', W'): no heatmap loss here (crowds; persons whose keypoints nobody labelled).
     mask_ignore:      bool (H', W'): no person loss here (crowds; persons without masks).
+    annotated_types:  bool (K,): the keypoint types that the data set annotates at all (CrowdPose knows no eyes).
     """
 
     keypoints_xy: np.ndarray
@@ -38,6 +39,7 @@ class GroundTruth:
     has_mask: np.ndarray
     keypoint_ignore: np.ndarray
     mask_ignore: np.ndarray
+    annotated_types: np.ndarray = field(default_factory=lambda: np.ones(NUM_KEYPOINTS, bool))
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +56,7 @@ class Targets:
     instance:       int32 (h, w): n + 1 at cells of person n's mask, 0 elsewhere.
     centroids_xy:   float32 (N, 2): static MaskCentroid (SM_c); NaN where neither shoulder nor mask is known.
     keypoints_xy, labelled: as in the ground truth, for the bank form.
+    annotated_types: bool (K,): the heatmaps of the others say nothing.
     """
 
     disk_index: np.ndarray
@@ -67,6 +70,7 @@ class Targets:
     centroids_xy: np.ndarray
     keypoints_xy: np.ndarray
     labelled: np.ndarray
+    annotated_types: np.ndarray = field(default_factory=lambda: np.ones(NUM_KEYPOINTS, bool))
 
 
 def encode(truth: GroundTruth, stride: int, radius_px: float) -> Targets:
@@ -100,6 +104,7 @@ def encode(truth: GroundTruth, stride: int, radius_px: float) -> Targets:
         centroids_xy=_static_centroids(truth),
         keypoints_xy=truth.keypoints_xy,
         labelled=truth.labelled,
+        annotated_types=truth.annotated_types,
     )
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -78,9 +79,18 @@ class Pipeline:
         options: PipelineOptions | None = None,
         threads: int = 0,
         long_side: int | None = None,
+        **runtime: Any,
     ) -> Pipeline:
-        """Load a model file. `long_side` (network pixels) trades accuracy for speed. Raises ModelLoadError."""
-        return cls(load_backend(Path(model), backend, threads), options, long_side)
+        """Load a model file. `long_side` (network pixels) trades accuracy for speed.
+
+        runtime: what else `load_backend` takes (precision, device, engine_dir, progress ...). Raises ModelLoadError.
+        """
+        return cls(load_backend(Path(model), backend, threads, long_side=long_side, **runtime), options, long_side)
+
+    @property
+    def backend(self) -> Backend:
+        """The loaded network."""
+        return self._backend
 
     @property
     def backend_name(self) -> str:

@@ -17,6 +17,7 @@ from kdc_model.network import KDCNet, NetworkConfig
 
 _ABOVE_ZERO = (
     "batch_size", "epochs", "learning_rate", "long_side", "disk_radius_px", "clip_norm", "checkpoint_minutes",
+    "blur_px",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "trunk_rate", "weight_decay", "warmup_steps", "freeze_stages", "rotation_deg", "seed", "workers",
@@ -25,7 +26,9 @@ _NOT_NEGATIVE = (
 _PATHS = (
     "train_annotations", "train_images", "pseudo_masks", "val_annotations", "val_images", "pretrained",
 )  # fmt: skip
-_SHARES = ("flip", "colour", "ema_decay", "pseudo_mask_quality", "max_crowd_prob")
+_SHARES = (
+    "flip", "colour", "ema_decay", "pseudo_mask_quality", "max_crowd_prob", "copy_paste", "mosaic", "blur",
+)  # fmt: skip
 
 
 class ConfigError(ValueError):
@@ -40,9 +43,12 @@ class TrainConfig:
     each or empty) are machine-made masks used from `pseudo_mask_quality` (estimated IoU) up. Images whose
     `crowd_prob` (chance of unmarked crowds) is above `max_crowd_prob` are left out.
     Sizes in network pixels: `input_size` is the side of the square training window, `long_side` the size at
-    which the network will be used; `scale_range` is the range of sizes around it.
+    which the network will be used; `scale_range` is the range of sizes around it. `copy_paste`, `mosaic` and
+    `blur` are the chances of each (see `kdc_model.data.dataset.Mixing`).
     Learning rates: `learning_rate` for pyramid and heads, times `trunk_rate` for the pretrained trunk and
-    coarse heads. `freeze_stages` leaves the first stages of the trunk as they are.
+    coarse heads. `freeze_stages` leaves the first stages of the trunk as they are; `freeze_norms` keeps the
+    statistics of all batch norms, for batches too small to have good ones. `batch_size` is that of all processes
+    together.
     With `val_annotations` and `val_images` the averaged network is scored every `evaluate_epochs` passes over the
     data (0 = never) and at the end.
     """
@@ -71,6 +77,10 @@ class TrainConfig:
     rotation_deg: float = 20.0
     flip: float = 0.5
     colour: float = 0.3
+    copy_paste: float = 0.0
+    mosaic: float = 0.0
+    blur: float = 0.0
+    blur_px: float = 6.0
     # optimisation
     epochs: float = 10.0
     batch_size: int = 8
@@ -79,6 +89,7 @@ class TrainConfig:
     weight_decay: float = 1e-4
     warmup_steps: int = 100
     freeze_stages: int = 0
+    freeze_norms: bool = False
     clip_norm: float = 5.0
     ema_decay: float = 0.998
     loss_heatmap: float = LossWeights.heatmap

@@ -1,8 +1,10 @@
-"""Checkpoint -> ONNX file with the spec in its metadata, checked against torch."""
+"""Checkpoint -> ONNX file (and torch's exported program) with the spec inside, checked against torch."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,17 @@ import numpy as np
 import onnx
 import torch
 
-from kdc_core.backends.base import load_backend
-from kdc_core.decode.candidates import Candidates, find_candidates
-from kdc_core.fields import Fields
+from kdc_core.backends.base import Backend
+from kdc_core.backends.onnx_runtime import OnnxRuntimeBackend
+from kdc_core.backends.torch_program import SUFFIX, TorchProgramBackend
+from kdc_core.decode.candidates import Candidates
+from kdc_core.decode.masks import MaskFields
+from kdc_core.parity import LIMITS, ParityLimits, comparable_pipeline, compare
 from kdc_core.skeleton import NUM_KEYPOINTS
-from kdc_core.spec import METADATA_KEY, OUTPUT_NAMES, ModelSpec
+from kdc_core.spec import METADATA_KEY, OUTPUT_NAMES, ModelSpec, ModelSpecError
 from kdc_model.candidate_graph import ExportedKDC
-from kdc_model.network import FieldTensors, KDCNet
-from kdc_model.torch_backend import model_spec
+from kdc_model.network import KDCNet
+from kdc_model.torch_backend import ReferenceBackend, model_spec
 from kdc_model.train import network_from_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -40,31 +45,59 @@ def export_onnx(
     long_side: int | None = None,
     num_candidates: int = 32,
     provenance: dict[str, Any] | None = None,
+    *,
+    fixed_hw: tuple[int, int] | None = None,
+    torch_program: bool = False,
+    pictures: Iterable[np.ndarray] | None = None,
+    limits: ParityLimits = LIMITS["fp32"],
 ) -> ModelSpec:
     """Export a checkpoint's averaged network and check it on square and non-square inputs.
 
-    long_side: size the model is meant to be run at (default: the configuration's), network pixels.
-    Raises ParityError; the file is only put in place when the check has passed.
+    long_side:     size the model is meant to be run at (default: the configuration's), network pixels.
+    fixed_hw:      the one input size (height, width) that the model takes; None = any multiple of its step.
+    torch_program: also write a .pt2 of the same name for the torch backend.
+    pictures:      uint8 RGB (H, W, 3) of people; the people found by the file and by torch are compared too.
+    Raises ParityError, and ModelSpecError for an impossible size; nothing is put in place unless all checks pass.
     """
     network, config, step = network_from_checkpoint(checkpoint)
     origin = {"trunk": config.trunk, "step": step, **(provenance or {})}
     spec = model_spec(network, config, long_side, num_candidates, origin)
+    if fixed_hw is not None:
+        spec = with_fixed_size(spec, fixed_hw)
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.stem + ".partial.onnx")
+    finals = [out, out.with_suffix(SUFFIX)] if torch_program else [out]
+    partials = [path.with_name(f"{out.stem}.partial{path.suffix}") for path in finals]
     try:
-        write_onnx(network, spec, partial)
-        check_parity(network, spec, partial)
-        partial.replace(out)
+        write_onnx(network, spec, partials[0])
+        backends: list[Backend] = [OnnxRuntimeBackend(partials[0])]
+        if torch_program:
+            write_program(network, spec, partials[1])
+            backends.append(TorchProgramBackend(partials[1]))
+        shown = list(pictures or ())
+        for backend in backends:
+            check_fields(network, backend)
+            if shown:
+                check_people(network, backend, shown, limits)
+            backend.close()
+        for partial, final in zip(partials, finals):
+            partial.replace(final)
     finally:
-        partial.unlink(missing_ok=True)
+        for partial in partials:
+            partial.unlink(missing_ok=True)
     return spec
 
 
+def with_fixed_size(spec: ModelSpec, input_hw: tuple[int, int]) -> ModelSpec:
+    """The spec of a model that only takes one size. Raises ModelSpecError for one that the network cannot have."""
+    multiple = spec.size_multiple
+    if any(side < multiple or side % multiple for side in input_hw):
+        raise ModelSpecError(f"{input_hw[0]}x{input_hw[1]}: both sides must be multiples of {multiple}")
+    return dataclasses.replace(spec, input_hw=input_hw, dynamic_input=False)
+
+
 def write_onnx(network: KDCNet, spec: ModelSpec, path: Path) -> None:
-    """Write the graph, with any height and width in multiples of `spec.size_multiple`."""
-    graph = ExportedKDC(network, spec.disk_radius_px, spec.num_candidates).eval()
-    image = torch.zeros((8 * spec.size_multiple, 10 * spec.size_multiple, 3), dtype=torch.uint8)
-    height, width = torch.export.Dim("height_units", min=1), torch.export.Dim("width_units", min=1)
+    """Write the graph, for any height and width in multiples of `spec.size_multiple`, or for the spec's one size."""
+    graph, image, dynamic_shapes = _to_export(network, spec)
     with torch.no_grad():
         torch.onnx.export(
             graph,
@@ -75,7 +108,7 @@ def write_onnx(network: KDCNet, spec: ModelSpec, path: Path) -> None:
             opset_version=OPSET,
             dynamo=True,
             external_data=False,
-            dynamic_shapes={"image": {0: spec.size_multiple * height, 1: spec.size_multiple * width}},
+            dynamic_shapes=dynamic_shapes,
             verbose=False,
         )
     model = onnx.load(str(path))
@@ -84,6 +117,24 @@ def write_onnx(network: KDCNet, spec: ModelSpec, path: Path) -> None:
     onnx.helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
+
+
+def write_program(network: KDCNet, spec: ModelSpec, path: Path) -> None:
+    """Write the same graph as torch's exported program (.pt2), with the spec inside."""
+    graph, image, dynamic_shapes = _to_export(network, spec)
+    with torch.no_grad():
+        program = torch.export.export(graph, (image,), dynamic_shapes=dynamic_shapes)
+    torch.export.save(program, path, extra_files={METADATA_KEY: spec.to_json()})
+
+
+def _to_export(network: KDCNet, spec: ModelSpec) -> tuple[ExportedKDC, torch.Tensor, dict[str, Any] | None]:
+    """The module, an example input, and which of its sides are free."""
+    graph = ExportedKDC(network, spec.disk_radius_px, spec.num_candidates).eval()
+    if not spec.dynamic_input:
+        return graph, torch.zeros((*spec.input_hw, 3), dtype=torch.uint8), None
+    image = torch.zeros((8 * spec.size_multiple, 10 * spec.size_multiple, 3), dtype=torch.uint8)
+    height, width = torch.export.Dim("height_units", min=1), torch.export.Dim("width_units", min=1)
+    return graph, image, {"image": {0: spec.size_multiple * height, 1: spec.size_multiple * width}}
 
 
 def _forget_where_it_was_made(model: onnx.ModelProto) -> None:
@@ -99,49 +150,42 @@ def _forget_where_it_was_made(model: onnx.ModelProto) -> None:
         value.doc_string = ""
 
 
-def check_parity(network: KDCNet, spec: ModelSpec, path: Path) -> None:
-    """Compare the file in ONNX Runtime with torch's fields and the reference decoder. Raises ParityError."""
-    backend = load_backend(path, "onnxruntime")
+def check_fields(network: KDCNet, backend: Backend) -> None:
+    """Compare a runtime's outputs with torch's fields and the reference decoder. Raises ParityError."""
+    reference = ReferenceBackend(network, backend.spec)
     rng = np.random.default_rng(0)
-    for size in PARITY_SIZES_HW:
+    sizes = PARITY_SIZES_HW if backend.spec.dynamic_input else (backend.spec.input_hw,)
+    for size in sizes:
         # Smooth noise: a network sees structure, and its fields are far from ties.
         small = rng.integers(0, 256, (size[0] // 16, size[1] // 16, 3)).astype(np.float32)
         image = np.kron(small, np.ones((16, 16, 1))).astype(np.uint8)
-        outputs = backend.run(image)
-        fields = torch_fields(network, image)
-        expected = find_candidates(fields, spec.disk_radius_px, spec.num_candidates)
-        _compare_candidates(outputs.candidates, expected, size)
-        for name, got, wanted in (
-            ("person", outputs.masks.person, fields.person),
-            ("embedding", outputs.masks.embedding, fields.embedding),
-            ("sigma", outputs.masks.sigma, fields.sigma),
-        ):
-            limit = 1e-3 * max(1.0, float(np.abs(wanted).max()))
-            worst = float(np.abs(got - wanted).max())
-            if worst > limit:
-                raise ParityError(f"'{name}' differs by {worst:.2g} (limit {limit:.2g}) at {size}")
-    logger.info("parity with torch holds at %s", PARITY_SIZES_HW)
+        got, wanted = backend.run(image), reference.run(image)
+        _compare_candidates(got.candidates, wanted.candidates, size)
+        _compare_masks(got.masks, wanted.masks, size)
+    logger.info("%s computes what torch does, at %s", backend.name, sizes)
 
 
-@torch.no_grad()
-def torch_fields(network: KDCNet, image: np.ndarray) -> Fields:
-    """The network's fields of one letterboxed image, uint8 (H', W', 3), in torch."""
-    device = next(network.parameters()).device
-    tensor = torch.from_numpy(np.ascontiguousarray(image)).to(device)
-    return to_fields(network(tensor.float().permute(2, 0, 1)[None]), network.config.stride)
+def check_people(
+    network: KDCNet, backend: Backend, pictures: Iterable[np.ndarray], limits: ParityLimits = LIMITS["fp32"]
+) -> None:
+    """Compare the people that a runtime finds with those of torch and the reference decoder. Raises ParityError."""
+    reference = comparable_pipeline(ReferenceBackend(network, backend.spec))
+    parity = compare(reference, comparable_pipeline(backend), pictures)
+    if failures := parity.failures(limits):
+        raise ParityError(f"{backend.name} sees other people than torch: {'; '.join(failures)}")
+    logger.info(
+        "%s sees torch's people: %d in %d pictures, OKS %.4f, mask IoU %.4f",
+        backend.name, parity.people, parity.images, parity.oks, parity.iou,
+    )  # fmt: skip
 
 
-def to_fields(fields: FieldTensors, stride: int, sample: int = 0) -> Fields:
-    """One sample of a batch of field tensors, as numpy."""
-    return Fields(
-        heatmap=torch.sigmoid(fields.heatmap[sample]).cpu().numpy(),
-        offset=fields.offset[sample].cpu().numpy(),
-        displacement=fields.displacement[sample].cpu().numpy(),
-        person=torch.sigmoid(fields.person[sample]).cpu().numpy(),
-        embedding=fields.embedding[sample].cpu().numpy(),
-        sigma=torch.exp(fields.log_sigma[sample]).cpu().numpy(),
-        stride=stride,
-    )
+def _compare_masks(got: MaskFields, wanted: MaskFields, size: tuple[int, int]) -> None:
+    for name in ("person", "embedding", "sigma"):
+        values, expected = getattr(got, name), getattr(wanted, name)
+        limit = 1e-3 * max(1.0, float(np.abs(expected).max()))
+        worst = float(np.abs(values - expected).max())
+        if worst > limit:
+            raise ParityError(f"'{name}' differs by {worst:.2g} (limit {limit:.2g}) at {size}")
 
 
 def _compare_candidates(got: Candidates, wanted: Candidates, size: tuple[int, int]) -> None:

@@ -1,6 +1,7 @@
 """The losses of SPEC section 4, one function for each term; each averaged over what is valid only.
 
-A term without a single valid element is an exact zero that still depends on the network: gradients exist.
+A term without a single valid element is an exact zero that still depends on the network: gradients exist. In
+distributed training the averages run over the global batch (see `kdc_model.distributed`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from kdc_core.geometry import cell_centres_xy
 from kdc_model.data.dataset import Batch
+from kdc_model.distributed import mean_over_processes
 from kdc_model.network import FieldTensors
 
 
@@ -35,9 +37,9 @@ def heatmap_loss(logits: Tensor, batch: Batch) -> Tensor:
     target = torch.zeros_like(logits)
     b, k, row, col = batch.disk_index.unbind(1)
     target[b, k, row, col] = 1.0
-    valid = batch.heatmap_valid[:, None] | (target > 0)
+    valid = (batch.heatmap_valid[:, None] & batch.annotated_types[:, :, None, None]) | (target > 0)
     loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return (loss * valid).sum() / valid.sum().clamp(min=1)
+    return _mean((loss * valid).sum(), valid.sum())
 
 
 def offset_loss(offset: Tensor, batch: Batch, radius_px: float) -> Tensor:
@@ -53,13 +55,13 @@ def displacement_loss(displacement: Tensor, batch: Batch, radius_px: float) -> T
 def person_loss(logits: Tensor, batch: Batch) -> Tensor:
     """Binary cross-entropy of person or not, over the cells where that is known. logits (B, h, w)."""
     loss = F.binary_cross_entropy_with_logits(logits, batch.person, reduction="none")
-    return (loss * batch.person_valid).sum() / batch.person_valid.sum().clamp(min=1)
+    return _mean((loss * batch.person_valid).sum(), batch.person_valid.sum())
 
 
 def _sparse_l1(field: Tensor, index: Tensor, target: Tensor) -> Tensor:
     b, c, row, col = index.unbind(1)
     picked = field[b, c, :, row, col]
-    return (picked - target).abs().sum() / max(len(target), 1)
+    return _mean((picked - target).abs().sum(), len(target))
 
 
 def static_losses(fields: FieldTensors, batch: Batch, centres: Tensor) -> dict[str, Tensor]:
@@ -85,7 +87,7 @@ def bank_losses(fields: FieldTensors, batch: Batch, centres: Tensor) -> dict[str
         pull = pull + (bank - goal).abs().sum(1).mean() / size
         sigma = sigma + (fields.log_sigma[b][inside] - torch.log(0.2 * size)).abs().mean()
         count += 1
-    return {"embedding": pull / max(count, 1), "separation": _zero(fields), "sigma": sigma / max(count, 1)}
+    return {"embedding": _mean(pull, count), "separation": _zero(fields), "sigma": _mean(sigma, count)}
 
 
 MaskLosses = Callable[[FieldTensors, Batch, Tensor], dict[str, Tensor]]
@@ -133,12 +135,17 @@ def _embedding_losses(
         separation = separation + lovasz_hinge(2 * phi - 1, mine)
         spread = spread + ((log_sigma - mean_log_sigma.detach()) ** 2).mean()
         count += 1
-    n_instances = max(count, 1)
     return {
-        "embedding": pull / n_instances,
-        "separation": separation / n_instances,
-        "sigma": spread / n_instances,
+        "embedding": _mean(pull, count),
+        "separation": _mean(separation, count),
+        "sigma": _mean(spread, count),
     }
+
+
+def _mean(total: Tensor, count: Tensor | int) -> Tensor:
+    """A sum over its count in the global batch; zero stays zero where nothing counts."""
+    counted = mean_over_processes(torch.as_tensor(count, device=total.device))
+    return total / (counted if counted > 0 else 1)
 
 
 def lovasz_hinge(logits: Tensor, labels: Tensor) -> Tensor:

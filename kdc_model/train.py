@@ -1,9 +1,8 @@
-"""The trainer: batches in, checkpoints out."""
+"""The trainer: batches in, checkpoints out. One process, or several started by torchrun."""
 
 from __future__ import annotations
 
 import copy
-import csv
 import logging
 import math
 import signal
@@ -16,23 +15,28 @@ from typing import Any
 import cv2
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from kdc_model.config import TrainConfig
+from kdc_model import distributed
+from kdc_model.config import ConfigError, TrainConfig
 from kdc_model.data.augment import WarpRange
 from kdc_model.data.coco import ImageRecord, add_pseudo_masks, load_records
-from kdc_model.data.dataset import Batch, EpochDataset, PeopleDataset, StepSampler, collate
+from kdc_model.data.dataset import Batch, EpochDataset, Mixing, PeopleDataset, StepSampler, collate
 from kdc_model.from_onnx import unfold_norms
 from kdc_model.losses import all_losses
 from kdc_model.network import KDCNet
 from kdc_model.pretrained import initialise
+from kdc_model.run_log import RunLog, write_curves
 from kdc_model.validation import Validation
 
 logger = logging.getLogger(__name__)
 
 # Pictures whose statistics a network started from an exported file gets.
 _NORM_SAMPLES = 96
+# Steps from one row of the log to the next.
+LOG_STEPS = 20
 
 
 class NonFiniteLoss(RuntimeError):
@@ -40,16 +44,20 @@ class NonFiniteLoss(RuntimeError):
 
 
 class Trainer:
-    """One training run in one folder: `last.pt` and `log.csv`; with validation data `scores.csv` and `best.pt`.
+    """One training run in one folder: `last.pt`, `log.csv`, `curves.png` and TensorBoard's events; with validation
+    data `scores.csv` and `best.pt`.
 
-    SIGTERM and SIGINT save and leave.
+    SIGTERM and SIGINT save and leave. In several processes (inside `distributed.processes`) each takes its share of
+    every batch, and only the first one writes.
     """
 
     def __init__(
         self, config: TrainConfig, out: Path, resume: bool = False, device: str | None = None
     ) -> None:
         self.config, self.out = config, out
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = distributed.local_device(device)
+        if config.batch_size % (world := distributed.world_size()):
+            raise ConfigError(f"batch_size {config.batch_size} must be a multiple of the {world} processes")
         out.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)  # of the network's start; samples have their own generators
         self.network = KDCNet(config.network())
@@ -74,11 +82,18 @@ class Trainer:
             WarpRange(config.long_side, config.scale_range, config.rotation_deg, config.flip),
             config.colour,
             config.seed,
+            Mixing(config.copy_paste, config.mosaic, config.blur, config.blur_px),
         )
         self.total_steps = max(1, math.ceil(config.epochs * len(self.dataset) / config.batch_size))
         if config.pretrained.endswith(".onnx") and not last.exists():
             unfold_norms(self.network, self._first_images())
             self.average.load_state_dict(self.network.state_dict())
+        self._model: nn.Module = self.network
+        if distributed.world_size() > 1:
+            # Statistics over the global batch; torch has this for GPUs only.
+            if self.device.type == "cuda":
+                self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
+            self._model = DistributedDataParallel(self.network)
         self._stop = False
         self._validation = None
         if config.val_annotations and config.evaluate_epochs > 0:
@@ -91,8 +106,15 @@ class Trainer:
         remaining = max(0, self.total_steps - self.step) * config.batch_size
         loader = DataLoader(
             EpochDataset(self.dataset),
-            batch_size=config.batch_size,
-            sampler=StepSampler(len(self.dataset), config.seed, self.step * config.batch_size, remaining),
+            batch_size=config.batch_size // distributed.world_size(),
+            sampler=StepSampler(
+                len(self.dataset),
+                config.seed,
+                self.step * config.batch_size,
+                remaining,
+                distributed.rank(),
+                distributed.world_size(),
+            ),
             num_workers=config.workers,
             collate_fn=collate,
             pin_memory=self.device.type == "cuda",
@@ -100,36 +122,53 @@ class Trainer:
             prefetch_factor=4 if config.workers else None,
             worker_init_fn=_quiet_worker,
         )
-        saved = time.monotonic()
-        sums: dict[str, float] = {}
-        summed = 0
-        progress = tqdm(total=self.total_steps, initial=self.step, unit="step", mininterval=2.0)
+        first = distributed.rank() == 0
+        log = RunLog(self.out, self.step) if first else None
+        saved = asked = time.monotonic()
+        means = Means()
+        progress = tqdm(
+            total=self.total_steps, initial=self.step, unit="step", mininterval=2.0, disable=not first
+        )
         try:
             for batch in loader:
+                got = time.monotonic()
                 terms = self._train_step(batch.to(self.device))
-                for name, value in terms.items():
-                    sums[name] = sums.get(name, 0.0) + value
-                summed += 1
+                done = time.monotonic()
+                means.add(terms, config.batch_size, waited_s=got - asked, worked_s=done - got)
                 progress.update()
-                if self.step % 20 == 0:
-                    means = {name: value / summed for name, value in sums.items()}
-                    sums.clear()
-                    summed = 0
-                    progress.set_postfix({k[:4]: f"{v:.3f}" for k, v in means.items()})
-                    self._log(means)
-                if self._validation and self._validation.due(self.step, self.total_steps) and not self._stop:
-                    self._validation.run(self.average, self.save(), self.step)
-                if self._stop or time.monotonic() - saved > config.checkpoint_minutes * 60:
+                if self.step % LOG_STEPS == 0 and log is not None:
+                    row = means.take()
+                    progress.set_postfix({k[:4]: f"{v:.3g}" for k, v in row.items()})
+                    log.write(self.step, row)
+                stop = distributed.anywhere(self._stop, self.device)
+                if self._validation and self._validation.due(self.step, self.total_steps) and not stop:
+                    scores = self._validate()
+                    if log is not None:
+                        log.scalars("score", self.step, scores)
+                if stop or time.monotonic() - saved > config.checkpoint_minutes * 60:
                     self.save()
                     saved = time.monotonic()
-                if self._stop:
+                if stop:
                     logger.warning("stopped by a signal at step %d; go on with --resume", self.step)
                     break
+                asked = time.monotonic()
         finally:
             progress.close()
+            if log is not None:
+                log.close()
             for number, handler in previous.items():
                 signal.signal(number, handler)
+        if first:
+            write_curves(self.out)
         return self.save()
+
+    def _validate(self) -> dict[str, float]:
+        assert self._validation is not None
+        distributed.from_first(self.average)
+        scores = self._validation.run(self.average, self.save(), self.step)
+        if distributed.rank() == 0:
+            write_curves(self.out)
+        return scores
 
     def _first_images(self) -> Iterator[Tensor]:
         """Some augmented pictures, as the first steps will see them."""
@@ -143,12 +182,16 @@ class Trainer:
         self.network.train()
         for stage in self.network.trunk.stages()[: config.freeze_stages]:
             stage.eval()
+        if config.freeze_norms:
+            for module in self.network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
         factor = _schedule(self.step, config.warmup_steps, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         images = batch.images.float().contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            fields = self.network(images)
+            fields = self._model(images)
         fields = type(fields)(*(f.float() for f in fields))
         terms = all_losses(fields, batch, config.stride, config.disk_radius_px, config.mask_mode)
         for name, value in terms.items():
@@ -166,7 +209,8 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         self._update_average()
-        return {"total": total.item(), **{name: value.item() for name, value in terms.items()}}
+        values = torch.stack([total.detach(), *(value.detach() for value in terms.values())])
+        return dict(zip(("total", *terms), distributed.mean_over_processes(values).tolist()))
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -181,6 +225,8 @@ class Trainer:
     def save(self) -> Path:
         """Write `last.pt`: never half a file."""
         path = self.out / "last.pt"
+        if distributed.rank() > 0:
+            return path
         partial = path.with_suffix(".partial")
         torch.save(
             {
@@ -211,17 +257,34 @@ class Trainer:
             logger.warning("resumed with another configuration than before: %s", ", ".join(changed))
         logger.info("resumed from %s at step %d", path, self.step)
 
-    def _log(self, means: dict[str, float]) -> None:
-        path = self.out / "log.csv"
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(["step", *means])
-            writer.writerow([self.step, *(f"{v:.5f}" for v in means.values())])
-
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._stop = True
+
+
+class Means:
+    """Mean loss terms over some steps, with the pace: images/s, and the share of the time spent waiting for data."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._steps = self._images = 0
+        self._waited_s = self._worked_s = 0.0
+
+    def add(self, terms: dict[str, float], images: int, waited_s: float, worked_s: float) -> None:
+        """Count one step."""
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._steps += 1
+        self._images += images
+        self._waited_s += waited_s
+        self._worked_s += worked_s
+
+    def take(self) -> dict[str, float]:
+        """The means since the last call."""
+        seconds = max(self._waited_s + self._worked_s, 1e-9)
+        out = {name: value / self._steps for name, value in self._sums.items()}
+        out |= {"images_per_s": self._images / seconds, "data_wait": self._waited_s / seconds}
+        self.__init__()  # type: ignore[misc]
+        return out
 
 
 def training_records(config: TrainConfig) -> list[ImageRecord]:

@@ -8,8 +8,9 @@ import shutil
 from pathlib import Path
 
 from kdc_core.pipeline import Pipeline, PipelineOptions
+from kdc_model import distributed
 from kdc_model.config import TrainConfig
-from kdc_model.evaluate import evaluate, load_truth
+from kdc_model.evaluate import find_people, load_truth, score
 from kdc_model.network import KDCNet
 from kdc_model.torch_backend import TorchBackend, model_spec
 
@@ -19,7 +20,8 @@ _COLUMNS = ("keypoints.AP", "keypoints.AP50", "segm.AP", "segm.AP50", "person_io
 
 
 class Validation:
-    """Evaluates the averaged network, appends to `scores.csv`, and keeps the best checkpoint as `best.pt`.
+    """Evaluates the averaged network (each process its share of the images), appends to `scores.csv`, and keeps the
+    best checkpoint as `best.pt`.
 
     Best is the largest sum of keypoint AP and mask AP; a resumed run reads the best so far from `scores.csv`.
     Raises AnnotationError, FileNotFoundError for unusable validation data.
@@ -43,7 +45,12 @@ class Validation:
         """Score a network in evaluation mode, just saved as `checkpoint`."""
         backend = TorchBackend(average, model_spec(average, self._config))
         # AP looks at the whole range of scores.
-        metrics = evaluate(Pipeline(backend, PipelineOptions(person_threshold=0.01)), self._truth)
+        predict = Pipeline(backend, PipelineOptions(person_threshold=0.01))
+        share = self._truth[distributed.rank() :: distributed.world_size()]
+        parts = distributed.gathered(find_people(predict, share))
+        metrics = score(self._truth, parts)
+        if distributed.rank() > 0:
+            return metrics
         row = {"step": step, **{name: round(metrics[name], 5) for name in _COLUMNS}}
         new = not self._scores.exists()
         with self._scores.open("a", newline="") as file:

@@ -1,48 +1,33 @@
-"""Where pixels lie in space: the pinhole projection of the camera's image plane."""
+"""The camera's calibration as it comes in CameraInfo."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
 from sensor_msgs.msg import CameraInfo
 
+from kdc_core.camera import CameraModel
 
-@dataclass(frozen=True)
-class Pinhole:
-    """Focal lengths and principal point in pixels of the image at hand."""
 
-    fx: float
-    fy: float
-    cx: float
-    cy: float
+def camera_from_info(info: CameraInfo, image_hw: tuple[int, int], rectified: bool = False) -> CameraModel | None:
+    """The calibration for an image of this size; None when the message holds none (fx = 0, or no size).
 
-    @classmethod
-    def from_camera_info(cls, info: CameraInfo, image_hw: tuple[int, int]) -> Pinhole | None:
-        """The calibration for an image of this size; None when the message holds none (fx = 0, or no size).
-
-        An image smaller than the calibrated one is taken as scaled (pixel centres are at integers).
-        """
-        k = info.k
-        if k[0] <= 0 or k[4] <= 0 or info.width == 0 or info.height == 0:
-            return None
-        scale_x, scale_y = image_hw[1] / info.width, image_hw[0] / info.height
-        return cls(
-            fx=k[0] * scale_x,
-            fy=k[4] * scale_y,
-            cx=(k[2] + 0.5) * scale_x - 0.5,
-            cy=(k[5] + 0.5) * scale_y - 0.5,
-        )
-
-    @classmethod
-    def guess(cls, image_hw: tuple[int, int]) -> Pinhole:
-        """A stand-in without calibration: 53 degrees along the longer side, principal point in the centre."""
-        focal = float(max(image_hw))
-        return cls(fx=focal, fy=focal, cx=(image_hw[1] - 1) / 2, cy=(image_hw[0] - 1) / 2)
-
-    def to_plane(self, xy: np.ndarray, depth_m: float) -> np.ndarray:
-        """Pixels (..., 2) -> points in metres (..., 3) in the optical frame, on the plane z = depth_m."""
-        xy = np.asarray(xy, np.float64)
-        x = (xy[..., 0] - self.cx) / self.fx * depth_m
-        y = (xy[..., 1] - self.cy) / self.fy * depth_m
-        return np.stack([x, y, np.full_like(x, depth_m)], axis=-1)
+    K and P are those of the whole sensor at full resolution; the region of interest is cut out of it and then binned.
+    An image of another size than that is taken as scaled. rectified: the image is; P holds, without distortion.
+    Raises ValueError for a calibration that makes no sense, such as an unknown distortion model.
+    """
+    matrix = info.p if rectified else info.k
+    fy, cy = (matrix[5], matrix[6]) if rectified else (matrix[4], matrix[5])
+    if matrix[0] == 0 or fy == 0 or info.width == 0 or info.height == 0:
+        return None
+    window = info.roi
+    height, width = window.height or info.height, window.width or info.width
+    distortion = () if rectified or not any(info.d) else tuple(info.d)
+    camera = CameraModel(
+        fx=matrix[0],
+        fy=fy,
+        cx=matrix[2] - window.x_offset,
+        cy=cy - window.y_offset,
+        distortion=distortion,
+        model=info.distortion_model or "plumb_bob",
+    )
+    # Binning makes the image smaller, as any other scaling does.
+    return camera.resized((height, width), image_hw)

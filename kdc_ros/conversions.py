@@ -8,55 +8,90 @@ sides, masks are run lengths. A keypoint that was not found has no place; it tra
 from __future__ import annotations
 
 import math
+import sys
 from array import array
 
 import numpy as np
 from geometry_msgs.msg import Point
-from kdc.msg import InstanceMask, InstanceMaskArray, Keypoint, PersonPose, PoseArray
-from sensor_msgs.msg import RegionOfInterest
+from kdc.msg import (
+    InstanceMask,
+    InstanceMaskArray,
+    InstancePolygons,
+    InstancePolygonsArray,
+    Keypoint,
+    PersonPose,
+    PolygonRing,
+    PoseArray,
+)
+from sensor_msgs.msg import Image, RegionOfInterest
 from std_msgs.msg import Header
 
+from kdc_core.polygons import Ring, mask_to_rings
+from kdc_core.positions import Positions
 from kdc_core.rle import decode_counts, encode_labels
 from kdc_core.skeleton import NUM_KEYPOINTS
+from kdc_core.tracking import FrameTracks, Track, TrackState
 from kdc_core.types import People
 
 
 def poses_to_message(
     people: People,
-    track_ids: np.ndarray,
+    tracks: FrameTracks,
     header: Header,
     image_hw: tuple[int, int],
-    positions_m: np.ndarray | None = None,
+    positions: Positions | None = None,
 ) -> PoseArray:
     """The people's boxes and keypoints as a message.
 
-    track_ids:   int (N,), 0 = not tracked.
-    header:      the input image's; it is not copied.
-    image_hw:    (height, width) of the input image in pixels.
-    positions_m: float (N, K, 3) in the camera's optical frame, NaN where unknown; None = all unknown.
+    tracks:    identities of the N people; the tracks that are not seen go into `unseen`.
+    header:    the input image's; it is not copied.
+    image_hw:  (height, width) of the input image in pixels.
+    positions: where the N people are in space; None = all unknown.
     """
-    if len(track_ids) != len(people):
-        raise ValueError(f"{len(people)} people, but {len(track_ids)} track ids")
+    if len(tracks) != len(people):
+        raise ValueError(f"{len(people)} people, but {len(tracks)} track ids")
     message = PoseArray(header=header, image_height=image_hw[0], image_width=image_hw[1])
-    missing = people.keypoint_scores <= 0
-    places = np.where(missing[..., None], np.float32(np.nan), people.keypoints_xy)
-    # .tolist() once: plain Python floats are what the messages take, and indexing numpy one by one is slow.
-    keypoints = np.concatenate([places, people.keypoint_scores[..., None]], axis=2).tolist()
-    positions = None if positions_m is None else np.asarray(positions_m, np.float64).tolist()
-    for i, (box, score) in enumerate(zip(people.boxes_xyxy.tolist(), people.scores.tolist())):
-        person = PersonPose(track_id=int(track_ids[i]), score=score)
-        person.x_min, person.y_min, person.x_max, person.y_max = box
-        person.keypoints = [
-            Keypoint(x=x, y=y, score=s, position=_point(None if positions is None else positions[i][k]))
-            for k, (x, y, s) in enumerate(keypoints[i])
-        ]
-        message.people.append(person)
+    message.people = _persons(
+        (people.boxes_xyxy, people.keypoints_xy, people.keypoint_scores),
+        positions or Positions.unknown(len(people)),
+    )
+    scores, ids, states = people.scores.tolist(), tracks.ids.tolist(), tracks.states.tolist()
+    ages_s, velocities_xy = tracks.ages_s.tolist(), tracks.velocities_xy.tolist()
+    for i, person in enumerate(message.people):
+        person.track_id, person.state, person.age_s, person.score = ids[i], states[i], ages_s[i], scores[i]
+        person.velocity_x, person.velocity_y = velocities_xy[i]
+    message.unseen = [_unseen_person(track) for track in tracks.unseen]
     return message
 
 
-def _point(xyz: list[float] | None) -> Point:
-    x, y, z = (math.nan, math.nan, math.nan) if xyz is None else xyz
-    return Point(x=x, y=y, z=z)
+def _unseen_person(track: Track) -> PersonPose:
+    shapes = (track.box_xyxy[None], track.keypoints_xy[None], track.keypoint_scores[None])
+    [person] = _persons(shapes, Positions.unknown(1))
+    person.track_id, person.state, person.age_s, person.score = track.id, int(track.state), track.age_s, track.score
+    person.velocity_x, person.velocity_y = track.velocity_xy.tolist()
+    return person
+
+
+def _persons(shapes: tuple[np.ndarray, np.ndarray, np.ndarray], positions: Positions) -> list[PersonPose]:
+    """Boxes (N, 4), keypoints (N, K, 2) and their scores (N, K) in messages that have no identity yet."""
+    boxes, keypoints_xy, keypoint_scores = shapes
+    places = np.where((keypoint_scores <= 0)[..., None], np.float32(np.nan), keypoints_xy)
+    # .tolist() once: plain Python floats are what the messages take, and indexing numpy one by one is slow.
+    rows = np.concatenate([places, keypoint_scores[..., None]], axis=2).tolist()
+    points, roots, stds_m = positions.keypoints_m.tolist(), positions.roots_m.tolist(), positions.stds_m.tolist()
+    persons = []
+    for i, (box, source) in enumerate(zip(boxes.tolist(), positions.sources.tolist())):
+        person = PersonPose(root=_point(roots[i]), distance_std_m=stds_m[i], position_source=source)
+        person.x_min, person.y_min, person.x_max, person.y_max = box
+        person.keypoints = [
+            Keypoint(x=x, y=y, score=s, position=_point(points[i][k])) for k, (x, y, s) in enumerate(rows[i])
+        ]
+        persons.append(person)
+    return persons
+
+
+def _point(xyz: list[float]) -> Point:
+    return Point(x=xyz[0], y=xyz[1], z=xyz[2])
 
 
 def masks_to_message(people: People, track_ids: np.ndarray, header: Header) -> InstanceMaskArray:
@@ -89,6 +124,69 @@ def _mask_message(roi: list[int], runs: np.ndarray, track_id: int, score: float)
     counts.frombytes(runs.tobytes())
     message.counts = counts
     return message
+
+
+def label_image_to_message(people: People, header: Header, wide: bool = False) -> Image:
+    """The people's masks as one image: 0 = background, i + 1 = people[i] of the PoseArray with the same stamp.
+
+    mono8, which holds 255 people (anybody beyond is background), or with `wide` 16UC1. Raises ValueError without masks.
+    """
+    if people.mask_labels is None:
+        raise ValueError("these people carry no masks")
+    labels = people.mask_labels
+    if not wide:
+        labels = np.where(labels > 255, 0, labels).astype(np.uint8) if len(people) > 255 else labels.astype(np.uint8)
+    height, width = labels.shape
+    encoding = "16UC1" if wide else "mono8"
+    message = Image(header=header, height=height, width=width, encoding=encoding, step=width * labels.itemsize)
+    message.is_bigendian = int(wide and sys.byteorder == "big")
+    data = array("B")
+    data.frombytes(np.ascontiguousarray(labels).tobytes())
+    message.data = data
+    return message
+
+
+def polygons_to_message(
+    people: People, track_ids: np.ndarray, header: Header, tolerance_px: float
+) -> InstancePolygonsArray:
+    """The people's masks as outlines, not farther than `tolerance_px` from them. Raises ValueError without masks."""
+    if people.mask_labels is None:
+        raise ValueError("these people carry no masks")
+    height, width = people.mask_labels.shape
+    message = InstancePolygonsArray(header=header, image_height=height, image_width=width)
+    scores = people.scores.tolist()
+    for i, (x, y, w, h) in enumerate(people.mask_rois().tolist()):
+        inside = people.mask_labels[y : y + h, x : x + w] == i + 1
+        rings = [_ring_message(ring) for ring in mask_to_rings(inside, (x, y), tolerance_px)]
+        message.instances.append(InstancePolygons(track_id=int(track_ids[i]), score=scores[i], rings=rings))
+    return message
+
+
+def _ring_message(ring: Ring) -> PolygonRing:
+    message = PolygonRing(hole=ring.hole)
+    message.x, message.y = (array("i", ring.vertices_xy[:, axis].tolist()) for axis in (0, 1))
+    return message
+
+
+def rings_from_message(message: InstancePolygons) -> list[Ring]:
+    """The outlines of one person's mask; `kdc_core.polygons.rings_to_mask` fills them. Raises ValueError."""
+    rings = []
+    for ring in message.rings:
+        if len(ring.x) != len(ring.y) or len(ring.x) == 0:
+            raise ValueError(f"a ring has {len(ring.x)} x and {len(ring.y)} y")
+        rings.append(Ring(np.stack([np.asarray(ring.x, np.int32), np.asarray(ring.y, np.int32)], axis=1), ring.hole))
+    return rings
+
+
+def positions_from_message(poses: PoseArray) -> Positions:
+    """Where the people of a message are in space."""
+    positions = Positions.unknown(len(poses.people))
+    for i, person in enumerate(poses.people):
+        positions.keypoints_m[i] = [(k.position.x, k.position.y, k.position.z) for k in person.keypoints]
+        positions.roots_m[i] = (person.root.x, person.root.y, person.root.z)
+        positions.stds_m[i] = person.distance_std_m
+        positions.sources[i] = person.position_source
+    return positions
 
 
 def mask_from_message(message: InstanceMask, image_hw: tuple[int, int]) -> np.ndarray:
@@ -140,3 +238,34 @@ def people_from_messages(
         mask_labels=labels,
     )
     return people, np.array([p.track_id for p in poses.people], np.int32)
+
+
+def tracks_from_message(poses: PoseArray) -> FrameTracks:
+    """The identities of a message's people, and its tracks of people who are not seen.
+
+    `unseen_s` of those does not travel: it comes back as NaN.
+    """
+    people = poses.people
+    return FrameTracks(
+        ids=np.array([p.track_id for p in people], np.int32),
+        states=np.array([p.state for p in people], np.uint8),
+        ages_s=np.array([p.age_s for p in people], np.float32),
+        velocities_xy=np.array([(p.velocity_x, p.velocity_y) for p in people], np.float32).reshape(-1, 2),
+        unseen=tuple(_unseen_track(person) for person in poses.unseen),
+    )
+
+
+def _unseen_track(person: PersonPose) -> Track:
+    rows = np.array([(k.x, k.y, k.score) for k in person.keypoints], np.float32)
+    found = rows[:, 2] > 0
+    return Track(
+        id=person.track_id,
+        state=TrackState(person.state),
+        age_s=person.age_s,
+        unseen_s=math.nan,
+        score=person.score,
+        box_xyxy=np.array([person.x_min, person.y_min, person.x_max, person.y_max], np.float32),
+        keypoints_xy=np.where(found[:, None], rows[:, :2], np.float32(0)),
+        keypoint_scores=rows[:, 2],
+        velocity_xy=np.array([person.velocity_x, person.velocity_y], np.float32),
+    )

@@ -1,4 +1,4 @@
-"""One image message in, messages out: between the node (topics, timing) and the pipeline (no ROS)."""
+"""One camera frame in, messages out: between the node (topics, timing) and the pipeline (no ROS)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import Protocol
 import numpy as np
 from rclpy.clock import Clock
 from rclpy.impl.rcutils_logger import RcutilsLogger
-from rclpy.time import Time
-from sensor_msgs.msg import Image
-from std_msgs.msg import Header
 
 from kdc_core.backends.base import InferenceError
 from kdc_core.pipeline import Pipeline
+from kdc_core.tracking import FrameTracks
 from kdc_core.types import FrameResult
+from kdc_ros.frame import Frame
 from kdc_ros.frame_statistics import FrameStatistics
-from kdc_ros.image_conversion import ImageConversionError, image_to_rgb
+from kdc_ros.image_conversion import ImageConversionError, message_to_rgb
+from kdc_ros.inputs import Incoming
 from kdc_ros.parameters import Settings, pipeline_options
+from kdc_ros.stamps import Order, StampOrder, age_s, stamp_ns
 from kdc_ros.tracking import TrackIds
 
 FAULT_LOG_PERIOD_S = 5.0
@@ -27,22 +28,16 @@ FAULT_LOG_PERIOD_S = 5.0
 class FrameOutputs(Protocol):
     """Where a processed frame goes (`kdc_ros.outputs.Outputs`)."""
 
-    def publish(
-        self,
-        image: np.ndarray,
-        result: FrameResult,
-        track_ids: np.ndarray,
-        header: Header,
-        settings: Settings,
-    ) -> None:
+    def publish(self, frame: Frame, result: FrameResult, tracks: FrameTracks, settings: Settings) -> None:
         """Publish one frame."""
 
 
 class FrameProcessor:
-    """Runs the pipeline on image messages. A bad frame is counted, logged and dropped, never an exception.
+    """Runs the pipeline on camera frames. A bad frame is counted, logged and dropped, never an exception.
 
     Lives in the inference thread. `settings` is asked for each frame, so a changed parameter holds from the
-    next one.
+    next one. `on_age` is told the age of each result (seconds from the stamp to the end of publication) where
+    there is one.
     """
 
     def __init__(
@@ -53,6 +48,7 @@ class FrameProcessor:
         statistics: FrameStatistics,
         clock: Clock,
         logger: RcutilsLogger,
+        on_age: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._outputs = outputs
         self._track_ids = track_ids
@@ -60,48 +56,85 @@ class FrameProcessor:
         self._statistics = statistics
         self._clock = clock
         self._logger = logger
+        self._on_age = on_age
+        self._order = StampOrder()
 
-    def process(self, pipeline: Pipeline, message: Image) -> None:
-        """Find the people in one image message and publish them."""
-        try:
-            image = image_to_rgb(message)
-        except ImageConversionError as error:
-            count = self._statistics.count_rejected(str(error))
-            if count == 1:  # at once, whatever else was logged lately
-                self._logger.warning(f"frame dropped: {error}")
-            else:
-                self._logger.warning(
-                    f"frame dropped: {error} ({count} such frames so far)",
-                    throttle_duration_sec=FAULT_LOG_PERIOD_S,
-                )
+    def process(self, pipeline: Pipeline, incoming: Incoming) -> None:
+        """Find the people in one frame and publish them."""
+        settings = self._settings()
+        stamp = stamp_ns(incoming.message.header.stamp)
+        if self._is_stale(stamp, settings):
             return
         try:
-            result = self._find_and_publish(pipeline, image, message)
+            image = message_to_rgb(incoming.message, settings.max_image_megapixels * 1_000_000)
+        except ImageConversionError as error:
+            self._reject(error)
+            return
+        frame = Frame(image, incoming.message.header, incoming.depth, incoming.camera_info)
+        try:
+            result = self._find_and_publish(pipeline, frame, stamp, settings)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next frame may be fine again
-            count = self._statistics.count_failed()
-            # An inference error's message is enough; anything else is a bug, told in full the first time.
-            known = isinstance(error, InferenceError) or count > 1
-            self._logger.error(
-                f"a frame of {message.width} x {message.height} failed: {type(error).__name__}: {error} "
-                f"({count} failures so far)" + ("" if known else "\n" + traceback.format_exc()),
+            self._fail(error, image)
+            return
+        if settings.use_depth:
+            self._statistics.count_depth(paired=frame.depth is not None)
+        latency_s = age_s(stamp, self._clock.now().nanoseconds)
+        self._statistics.count_processed(
+            result.stage_ms, latency_s, len(result.people), odd_stamp=stamp is not None and latency_s is None
+        )
+        if latency_s is not None:
+            self._on_age(latency_s)
+
+    def _is_stale(self, stamp: int | None, settings: Settings) -> bool:
+        """Whether a frame comes too late to be of use; gives the tracks up when time has jumped back."""
+        order = self._order.follow(stamp)
+        if order is Order.LATE:
+            self._statistics.count_out_of_order()
+            return True
+        if order is Order.JUMPED_BACK:
+            count = self._statistics.count_stamp_jump()
+            self._logger.warning(
+                f"the images' stamps jumped back: tracks start afresh ({count} such jumps so far)",
                 throttle_duration_sec=FAULT_LOG_PERIOD_S,
             )
-            return
-        stamp = Time.from_msg(message.header.stamp)
-        latency_s = None
-        if stamp.nanoseconds:
-            latency_s = (self._clock.now().nanoseconds - stamp.nanoseconds) * 1e-9
-        self._statistics.count_processed(result.stage_ms, latency_s)
+            self._track_ids.reset()
+        if settings.max_age_s <= 0:
+            return False
+        age = age_s(stamp, self._clock.now().nanoseconds)
+        if age is None or age <= settings.max_age_s:
+            return False
+        self._statistics.count_too_old()
+        return True
 
-    def _find_and_publish(self, pipeline: Pipeline, image: np.ndarray, message: Image) -> FrameResult:
-        settings = self._settings()
+    def _find_and_publish(
+        self, pipeline: Pipeline, frame: Frame, stamp: int | None, settings: Settings
+    ) -> FrameResult:
         options = pipeline_options(settings, pipeline.options)
         if options != pipeline.options:
             pipeline.options = options
-        result = pipeline(image)
-        stamp = Time.from_msg(message.header.stamp)
+        result = pipeline(frame.image)
         # A camera that stamps nothing still gets tracks, by the time of processing.
-        seen = stamp if stamp.nanoseconds else self._clock.now()
-        track_ids = self._track_ids.update(result.people, seen.nanoseconds * 1e-9, settings.tracking)
-        self._outputs.publish(image, result, track_ids, message.header, settings)
+        seen_ns = stamp if stamp is not None else self._clock.now().nanoseconds
+        tracks = self._track_ids.update(result.people, seen_ns * 1e-9, settings.tracking)
+        self._outputs.publish(frame, result, tracks, settings)
         return result
+
+    def _reject(self, error: ImageConversionError) -> None:
+        count = self._statistics.count_rejected(str(error))
+        if count == 1:  # at once, whatever else was logged lately
+            self._logger.warning(f"frame dropped: {error}")
+        else:
+            self._logger.warning(
+                f"frame dropped: {error} ({count} such frames so far)",
+                throttle_duration_sec=FAULT_LOG_PERIOD_S,
+            )
+
+    def _fail(self, error: Exception, image: np.ndarray) -> None:
+        count = self._statistics.count_failed()
+        # An inference error's message is enough; anything else is a bug, told in full the first time.
+        known = isinstance(error, InferenceError) or count > 1
+        self._logger.error(
+            f"a frame of {image.shape[1]} x {image.shape[0]} failed: {type(error).__name__}: {error} "
+            f"({count} failures so far)" + ("" if known else "\n" + traceback.format_exc()),
+            throttle_duration_sec=FAULT_LOG_PERIOD_S,
+        )

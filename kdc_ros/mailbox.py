@@ -38,6 +38,16 @@ class Mailbox(Generic[T]):
             item, self._item, self._full = self._item, None, False
             return item
 
+    def clear(self) -> None:
+        """Drop what is in it."""
+        with self._changed:
+            self._item, self._full = None, False
+
+    def wait_closed(self, timeout_s: float) -> bool:
+        """Wait for the close; returns whether it came in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._closed, timeout_s)
+
     def close(self) -> None:
         """Drop what is in it and wake the reader; nothing goes in any more."""
         with self._changed:

@@ -1,10 +1,13 @@
-"""People as RViz markers: joints, bones and a label for each, on the image plane one metre before the camera.
+"""People as RViz markers: joints, bones and a label for each.
 
-RViz's Camera display lays them over the picture where CameraInfo is there; in a 3D view they stand before the
-camera.
+Who is measured by depth stands where the body is, joint by joint; whose distance is estimated, as a flat figure at that
+distance; whose place is unknown, on the image plane one metre before the camera, where RViz's Camera display lays the
+figure over the picture.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from builtin_interfaces.msg import Duration
@@ -12,18 +15,36 @@ from geometry_msgs.msg import Point
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
+from kdc_core.camera import CameraModel
 from kdc_core.draw import colour_of
+from kdc_core.positions import Positions, PositionSource
 from kdc_core.skeleton import LIMBS
 from kdc_core.types import People
-from kdc_ros.camera import Pinhole
 
 NAMESPACES = ("joints", "bones", "labels")
 PLANE_DEPTH_M = 1.0
+# Sizes at one metre; on the plane and on flat figures they grow with the distance, so that they look alike in the
+# picture. A measured body has the sizes of a body.
 JOINT_SIZE_M = 0.012
 BONE_WIDTH_M = 0.006
 LABEL_HEIGHT_M = 0.03
+BODY_JOINT_SIZE_M = 0.05
+BODY_BONE_WIDTH_M = 0.03
+BODY_LABEL_HEIGHT_M = 0.12
 # Should the node die, its markers go away by themselves.
 LIFETIME_S = 2
+
+
+@dataclass(frozen=True, eq=False)
+class _Figure:
+    """A person to draw: joints float64 (K, 3), which are shown, bool (K,), the label's place, and sizes in metres."""
+
+    joints_m: np.ndarray
+    shown: np.ndarray
+    label_m: np.ndarray
+    joint_size_m: float
+    bone_width_m: float
+    label_height_m: float
 
 
 class MarkerBuilder:
@@ -40,34 +61,38 @@ class MarkerBuilder:
         """Forget who is shown: nobody is looking any more."""
         self._shown = set()
 
-    def build(self, people: People, track_ids: np.ndarray, header: Header, camera: Pinhole) -> MarkerArray:
+    def build(
+        self,
+        people: People,
+        track_ids: np.ndarray,
+        header: Header,
+        camera: CameraModel,
+        positions: Positions | None = None,
+    ) -> MarkerArray:
         """Markers of the people of one image; keypoints under the threshold are left out.
 
-        track_ids: int (N,), 0 = not tracked. header: the input image's. camera: its projection.
+        track_ids: int (N,), 0 = not tracked. header: the input image's. camera: its projection. positions: where the
+        people are; None = unknown.
         """
-        points = camera.to_plane(people.keypoints_xy, PLANE_DEPTH_M)
-        heads = camera.to_plane(people.boxes_xyxy[:, :2], PLANE_DEPTH_M)
-        visible = people.keypoint_scores >= max(self.keypoint_threshold, np.finfo(np.float32).tiny)
+        positions = positions or Positions.unknown(len(people))
         message = MarkerArray()
         shown: set[int] = set()
         for i, track_id in enumerate(track_ids.tolist()):
             marker_id = track_id if track_id > 0 else -1 - i
             shown.add(marker_id)
             colour = _colour(track_id if track_id > 0 else i + 1)
-            corners = [Point(x=x, y=y, z=z) for x, y, z in points[i].tolist()]
+            figure = self._figure(people, i, camera, positions)
+            corners = [Point(x=x, y=y, z=z) for x, y, z in figure.joints_m.tolist()]
             joints = _marker("joints", marker_id, Marker.SPHERE_LIST, header, colour)
-            joints.scale.x = joints.scale.y = joints.scale.z = JOINT_SIZE_M
-            joints.points = [corners[k] for k in np.flatnonzero(visible[i])]
+            joints.scale.x = joints.scale.y = joints.scale.z = figure.joint_size_m
+            joints.points = [corners[k] for k in np.flatnonzero(figure.shown)]
             bones = _marker("bones", marker_id, Marker.LINE_LIST, header, colour)
-            bones.scale.x = BONE_WIDTH_M
-            bones.points = [
-                corners[end] for a, b in LIMBS if visible[i, a] and visible[i, b] for end in (a, b)
-            ]
+            bones.scale.x = figure.bone_width_m
+            bones.points = [corners[end] for a, b in LIMBS if figure.shown[a] and figure.shown[b] for end in (a, b)]
             label = _marker("labels", marker_id, Marker.TEXT_VIEW_FACING, header, colour)
-            label.scale.z = LABEL_HEIGHT_M
-            label.text = f"{track_id}: {people.scores[i]:.2f}" if track_id > 0 else f"{people.scores[i]:.2f}"
-            x, y, z = heads[i].tolist()
-            label.pose.position = Point(x=x, y=y - LABEL_HEIGHT_M / 2, z=z)
+            label.scale.z = figure.label_height_m
+            label.text = _text(track_id, people.scores[i], positions, i)
+            label.pose.position = Point(**dict(zip("xyz", figure.label_m.tolist())))
             # An empty list marker makes RViz complain; without joints there is none to show.
             for marker in (joints, bones):
                 if not marker.points:
@@ -77,6 +102,34 @@ class MarkerBuilder:
             message.markers += [_deletion(namespace, marker_id, header) for namespace in NAMESPACES]
         self._shown = shown
         return message
+
+    def _figure(self, people: People, i: int, camera: CameraModel, positions: Positions) -> _Figure:
+        visible = people.keypoint_scores[i] >= max(self.keypoint_threshold, np.finfo(np.float32).tiny)
+        if positions.sources[i] == PositionSource.DEPTH:
+            joints = positions.keypoints_m[i]
+            measured = visible & np.isfinite(joints).all(axis=1)
+            head = joints[measured] if measured.any() else positions.roots_m[i][None]
+            highest = head[head[:, 1].argmin()]  # y points down
+            label = highest - (0, 0.1 + BODY_LABEL_HEIGHT_M / 2, 0)
+            return _Figure(joints, measured, label, BODY_JOINT_SIZE_M, BODY_BONE_WIDTH_M, BODY_LABEL_HEIGHT_M)
+        estimated = positions.sources[i] == PositionSource.ESTIMATED
+        depth = float(positions.roots_m[i, 2]) if estimated else PLANE_DEPTH_M
+        joints = camera.to_plane(people.keypoints_xy[i], depth)
+        visible = visible & np.isfinite(joints).all(axis=1)
+        x, y, z = camera.to_plane(people.boxes_xyxy[i, :2], depth).tolist()
+        height = LABEL_HEIGHT_M * depth
+        label = np.array([x, y - height / 2, z])
+        return _Figure(joints, visible, label, JOINT_SIZE_M * depth, BONE_WIDTH_M * depth, height)
+
+
+def _text(track_id: int, score: float, positions: Positions, i: int) -> str:
+    text = f"{track_id}: {score:.2f}" if track_id > 0 else f"{score:.2f}"
+    if positions.sources[i] == PositionSource.NONE:
+        return text
+    distance_m = float(np.linalg.norm(positions.roots_m[i]))
+    if positions.sources[i] == PositionSource.DEPTH:
+        return f"{text}  {distance_m:.2f} m"
+    return f"{text}  ~{distance_m:.1f} m +- {positions.stds_m[i]:.1f}"
 
 
 def _marker(namespace: str, marker_id: int, kind: int, header: Header, colour: ColorRGBA) -> Marker:

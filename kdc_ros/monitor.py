@@ -1,4 +1,4 @@
-"""What the node says about its own health: frames that do not come, frames that were dropped."""
+"""What the node logs about its own health: frames that do not come, frames that were dropped."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class FrameMonitor:
         self._now_s = now_s
         self._started_s = now_s()
         self._silent = False
-        self._summed_up = Snapshot()
+        self._summed_up = statistics.snapshot()
         self._summed_up_s = self._started_s
 
     def check(self) -> None:
@@ -55,7 +55,7 @@ class FrameMonitor:
 
     def _check_silence(self, snapshot: Snapshot) -> None:
         timeout_s = self._timeout_s()
-        last_s = self._started_s if snapshot.last_received_s is None else snapshot.last_received_s
+        last_s = max(self._started_s, snapshot.last_received_s or 0.0)
         silent = 0 < timeout_s <= self._now_s() - last_s
         if silent and not self._silent:
             count = self._publishers()
@@ -75,11 +75,12 @@ class FrameMonitor:
         superseded = snapshot.superseded - before.superseded
         rejected = snapshot.rejected.total() - before.rejected.total()
         failed = snapshot.failed - before.failed
-        if not superseded + rejected + failed:
+        late = snapshot.too_old + snapshot.out_of_order - before.too_old - before.out_of_order
+        if not superseded + rejected + failed + late:
             return
         processed = snapshot.processed - before.processed
         latency = "" if snapshot.latency_s is None else f", latest latency {snapshot.latency_s * 1e3:.0f} ms"
         self._logger.info(
             f"in {period_s:.0f} s: {processed} frames processed, {superseded} skipped for newer ones, "
-            f"{rejected} malformed, {failed} failed{latency}"
+            f"{rejected} malformed, {late} too old, {failed} failed{latency}"
         )

@@ -1,122 +1,315 @@
-"""The ROS 2 node: parameters, topics, timing and the life of the inference thread. Executable: kdc_node.
+"""The ROS 2 lifecycle node: transitions, services, timers. Executable: kdc_node.
 
-Subscribes  image (sensor_msgs/Image), camera_info (sensor_msgs/CameraInfo, optional: places the markers)
-Publishes   ~/poses, ~/masks, ~/markers, ~/overlay (see kdc_ros.outputs)
+Subscribes  image (raw or compressed), camera_info, depth (see kdc_ros.inputs)
+Publishes   ~/poses, ~/masks, ... (see kdc_ros.outputs), ~/latency, /diagnostics
+Services    ~/enable (std_srvs/SetBool), ~/reset_tracking (std_srvs/Trigger), and those of every lifecycle node
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+import platform
 import sys
+import threading
+import traceback
+from collections.abc import Callable
 
 import rclpy
 import rclpy.logging
-from rclpy.executors import ExternalShutdownException
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidHandle
+from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo, Image
+from rclpy.task import Future
+from std_srvs.srv import SetBool, Trigger
 
-from kdc_core.backends.base import ModelLoadError
-from kdc_core.pipeline import Pipeline
 from kdc_ros.frame_processor import FrameProcessor
 from kdc_ros.frame_statistics import FrameStatistics
-from kdc_ros.image_subscription import ImageSubscription
-from kdc_ros.mailbox import Mailbox
+from kdc_ros.health import Health
+from kdc_ros.inputs import Inputs
+from kdc_ros.latency import LatencyOutput
 from kdc_ros.monitor import FrameMonitor
+from kdc_ros.network import Interrupted, Network, StartupError
 from kdc_ros.outputs import Outputs
-from kdc_ros.parameters import NodeParameters, SettingsError, model_path, pipeline_options
-from kdc_ros.qos import NEWEST, MismatchLog
+from kdc_ros.parameters import ACTIVE, LOADED, NodeParameters, SettingsError
+from kdc_ros.qos import MismatchLog
 from kdc_ros.tracking import TrackIds
-from kdc_ros.worker import InferenceWorker
 
-# A frame in the network is waited for when the node stops; a native call that takes longer is abandoned.
+# A frame in the network is waited for when the process ends; a native call that takes longer is abandoned.
 STOP_TIMEOUT_S = 1.5
 WATCH_PERIOD_S = 0.5
+# A transition, the watch, diagnostics, and images with everything else: none may hold up another.
+EXECUTOR_THREADS = 4
+
+SUCCESS, FAILURE, ERROR = (
+    TransitionCallbackReturn.SUCCESS,
+    TransitionCallbackReturn.FAILURE,
+    TransitionCallbackReturn.ERROR,
+)
+Transition = Callable[["PeopleNode", LifecycleState], TransitionCallbackReturn]
 
 
-class StartupError(RuntimeError):
-    """The node cannot start, for a reason that its user can mend; the message is one line."""
+def _told(transition: Transition) -> Transition:
+    """Log what escapes a transition, which rclpy would swallow, and report it as an error."""
+
+    @functools.wraps(transition)
+    def guarded(node: PeopleNode, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(node, state)
+        except Exception as error:  # noqa: BLE001 - ends in error processing
+            if node.context.ok():
+                node.get_logger().error(f"{transition.__name__} failed:\n{traceback.format_exc()}")
+            node.fault = f"{transition.__name__} failed: {error}"
+            return ERROR
+
+    return guarded
 
 
-class PeopleNode(Node):
-    """Finds the people in an image stream. `start` brings it to work, `stop` ends the work."""
+class PeopleNode(LifecycleNodeMixin, Node):
+    """Finds the people in an image stream.
+
+    configure:  loads the network (in the inference thread).
+    activate:   loads it again where deactivate has freed it; makes the publishers, then subscribes.
+    deactivate: unsubscribes, ends the work and frees the network.
+    cleanup, shutdown, and errors: free everything; after an error the node is unconfigured.
+
+    fault: why the last transition did not succeed; "" when it did.
+    ended: done when a node that starts by itself cannot go on; `fault` says why.
+    """
 
     def __init__(self, **node_options) -> None:
-        super().__init__("kdc", **node_options)
+        Node.__init__(self, "kdc", **node_options)
+        # Transitions may take long (loading): meanwhile the state can be asked for, and another be refused.
+        LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
+        self.fault = ""
+        self.ended: Future = Future()
         try:
-            self.parameters = NodeParameters(self)
+            self.parameters = NodeParameters(self, self._in_phase)
         except SettingsError as error:
             raise StartupError(str(error)) from error
-        mismatches = MismatchLog(self.get_logger())
-        self.statistics = FrameStatistics()
-        self._outputs = Outputs(self, mismatches)
-        self._mailbox: Mailbox[Image] = Mailbox()
-        self._processor = FrameProcessor(
-            self._outputs,
-            TrackIds(),
-            self.parameters.current,
-            self.statistics,
-            self.get_clock(),
-            self.get_logger(),
-        )
-        self._worker = InferenceWorker(self._mailbox, self._load, self._processor.process)
-        self._mismatches = mismatches
+        self._autostart = self.parameters.current().autostart
+        self._starting = False
+        self._enabled = True
+        self._subscribing = threading.Lock()
+        self._inputs: Inputs | None = None
+        self._monitor: FrameMonitor | None = None
+        self._mismatches = MismatchLog(self.get_logger())
+        self._statistics = FrameStatistics()
+        self._outputs = Outputs(self, self._mismatches)
+        self._latency = LatencyOutput(self, self._mismatches)
+        self._track_ids = TrackIds()
+        self._network = Network(self._new_processor().process, self.parameters.current, self.context.ok)
+        self._health = Health(self, self._statistics, self._mismatches, platform.node())
+        self.create_service(SetBool, "~/enable", self._on_enable)
+        self.create_service(Trigger, "~/reset_tracking", self._on_reset_tracking)
+        self._every(WATCH_PERIOD_S, self._watch)
+        self._every(self._health.PERIOD_S, self._publish_health)
+        if self._autostart:
+            self._starter = self._every(0.0, self._start)
 
-    def start(self) -> None:
-        """Load the network in its thread, then subscribe. Raises StartupError when it cannot be loaded."""
-        self._worker.start()
-        # In small steps, so that a signal ends even a load that takes minutes (an engine being built).
-        while not self._worker.wait_loaded(timeout_s=0.1):
-            if not self.context.ok():
-                return
-        if not self.context.ok():
-            return
-        self._raise_worker_fault()
-        reliability = self.parameters.current().image_reliability
-        images = ImageSubscription(self, "image", self._on_image, reliability, self._mismatches)
-        self.create_subscription(CameraInfo, "camera_info", self._outputs.set_camera_info, NEWEST)
-        monitor = FrameMonitor(
-            images.topic_name,
-            self.statistics,
-            self.get_logger(),
-            timeout_s=lambda: self.parameters.current().no_frame_timeout_s,
-            publishers=images.publisher_count,
-        )
-
-        def watch() -> None:
-            self._raise_worker_fault()
-            images.adapt()
-            monitor.check()
-
-        self.create_timer(WATCH_PERIOD_S, watch)
-        self.get_logger().info(f"waiting for images on '{images.topic_name}'")
+    @property
+    def state_label(self) -> str:
+        """The lifecycle state: "unconfigured", "inactive", "active", ..."""
+        return self._state_machine.current_state[1]
 
     def stop(self) -> bool:
         """End the inference thread. Returns False when it is still in a native call."""
-        return self._worker.stop(STOP_TIMEOUT_S)
+        return self._network.stop(STOP_TIMEOUT_S)
 
-    def _load(self) -> Pipeline:
-        settings = self.parameters.current()
+    def end(self) -> None:
+        """Have `spin` return."""
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    # --- transitions ---
+
+    @_told
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the network."""
+        return self._load()
+
+    @_told
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Begin the work."""
+        loaded = self._load()
+        if loaded is not SUCCESS:
+            return loaded
+        self._mismatches.forget()
+        self._track_ids.reset()
+        self._outputs.activate()
+        self._latency.activate()
+        self._unsubscribe()  # from whatever ~/enable made while the last deactivation was under way
+        if self._enabled:
+            self._subscribe()
+        return SUCCESS
+
+    @_told
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """End the work and free the network."""
+        broken = self._network.error
+        if not self._release():
+            self.fault = "the network is still busy with a frame; it is freed when that is done"
+            self.get_logger().error(self.fault)
+            return ERROR
+        if broken is not None:
+            return ERROR
+        self.get_logger().info("deactivated: the network is freed")
+        return SUCCESS
+
+    @_told
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything."""
+        self.fault = ""
+        return SUCCESS if self._release() else ERROR
+
+    @_told
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything, for good."""
+        self._release()
+        return SUCCESS
+
+    @_told
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """After a fault: free everything; the node is unconfigured then."""
+        self._release()
+        return SUCCESS
+
+    def _load(self) -> TransitionCallbackReturn:
+        fresh = not self._network.loaded
         try:
-            path = model_path(settings)
-            pipeline = Pipeline.load(
-                path,
-                backend=settings.backend,
-                options=pipeline_options(settings),
-                threads=settings.threads,
-                long_side=settings.long_side or None,
+            self._network.load()
+        except Interrupted:
+            return FAILURE
+        except StartupError as error:
+            self.fault = str(error)
+            if not self._starting:  # else it is the last word of the process
+                self.get_logger().error(self.fault)
+            return FAILURE
+        self.fault = ""
+        if fresh:
+            told = self._network.description
+            self.get_logger().info(f"network {told['model']} ({told['network input']}) on {told['backend']}")
+        return SUCCESS
+
+    def _release(self) -> bool:
+        self._unsubscribe()
+        freed = self._network.free()
+        self._latency.close()
+        self._outputs.close()
+        return freed
+
+    # --- what happens by itself ---
+
+    def _every(self, period_s: float, callback: Callable[[], None]):
+        """A timer that nothing else holds up, on a clock that always runs."""
+        return self.create_timer(
+            period_s,
+            callback,
+            callback_group=MutuallyExclusiveCallbackGroup(),
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
+        )
+
+    def _start(self) -> None:
+        self._starter.cancel()
+        self._starting = True
+        started = self.trigger_configure() is SUCCESS and self.trigger_activate() is SUCCESS
+        self._starting = False
+        # Without a fault of its own, somebody else's transition came in between: then it is theirs.
+        if not started and self.fault:
+            self.end()
+
+    def _watch(self) -> None:
+        error = self._network.error
+        if error is not None and self.state_label == "active":
+            self.fault = f"the inference thread ended: {type(error).__name__}: {error}"
+            told = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+            self.get_logger().error(f"{self.fault}\n{told}")
+            self.trigger_deactivate()
+            if self._autostart:
+                self.end()
+        with self._subscribing:
+            if self._inputs is not None and self._monitor is not None:
+                self._inputs.adapt()
+                self._monitor.check()
+
+    def _publish_health(self) -> None:
+        with self._subscribing:
+            inputs = self._inputs
+        self._health.publish(
+            state=self.state_label,
+            fault=self.fault,
+            enabled=self._enabled,
+            network=self._network,
+            inputs=inputs,
+            settings=self.parameters.current(),
+        )
+
+    # --- services ---
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        self._enabled = bool(request.data)
+        if self.state_label == "active":
+            if self._enabled:
+                self._subscribe()
+            else:
+                self._unsubscribe()
+                if (mailbox := self._network.mailbox) is not None:
+                    mailbox.clear()
+        response.success = True
+        response.message = f"{'working' if self._enabled else 'paused'} ({self.state_label})"
+        return response
+
+    def _on_reset_tracking(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._track_ids.reset()
+        response.success = True
+        response.message = "tracks start afresh with the next frame"
+        return response
+
+    # --- parts ---
+
+    def _in_phase(self, phase: str) -> bool:
+        if phase == LOADED:
+            return self._network.loaded
+        return phase == ACTIVE and self.state_label in ("active", "activating")
+
+    def _subscribe(self) -> None:
+        with self._subscribing:
+            mailbox = self._network.mailbox
+            if self._inputs is not None or mailbox is None:
+                return
+            settings = self.parameters.current()
+            inputs = Inputs(self, settings, self._statistics, self._mismatches)
+            inputs.open(mailbox)
+            self._monitor = FrameMonitor(
+                inputs.topic_name,
+                self._statistics,
+                self.get_logger(),
+                timeout_s=lambda: self.parameters.current().no_frame_timeout_s,
+                publishers=inputs.publisher_count,
             )
-        except (ModelLoadError, ValueError) as error:  # ValueError: no such backend, no such input size
-            raise StartupError(str(error)) from error
-        height, width = pipeline.spec.input_hw
-        self.get_logger().info(f"network {path} ({width} x {height}) on {pipeline.backend_name}")
-        return pipeline
+            self._inputs = inputs
+            self.get_logger().info(f"waiting for images on '{inputs.topic_name}'")
 
-    def _on_image(self, message: Image) -> None:
-        self.statistics.count_received(superseded=self._mailbox.put(message))
+    def _unsubscribe(self) -> None:
+        with self._subscribing:
+            inputs, self._inputs, self._monitor = self._inputs, None, None
+            if inputs is not None:
+                inputs.close()
 
-    def _raise_worker_fault(self) -> None:
-        if self._worker.error is not None:
-            raise self._worker.error
+    def _new_processor(self) -> FrameProcessor:
+        return FrameProcessor(
+            self._outputs,
+            self._track_ids,
+            self.parameters.current,
+            self._statistics,
+            self.get_clock(),
+            self.get_logger(),
+            self._latency.publish,
+        )
 
 
 def _init_ros(args: list[str] | None) -> None:
@@ -126,21 +319,36 @@ def _init_ros(args: list[str] | None) -> None:
         raise StartupError(f"ROS arguments: {error}") from error
 
 
+def spin(node: PeopleNode) -> None:
+    """Work until the node ends by itself, or ROS is shut down."""
+    executor = MultiThreadedExecutor(EXECUTOR_THREADS)
+    executor.add_node(node)
+    try:
+        while node.context.ok() and not node.ended.done():
+            # rclpy holds subscriptions while it waits for them, but not their event handlers: one that a transition
+            # destroys at that moment is an InvalidHandle, once.
+            with contextlib.suppress(InvalidHandle):
+                executor.spin_until_future_complete(node.ended)
+    finally:
+        executor.shutdown(0.0)
+
+
 def main(args: list[str] | None = None) -> int:
-    """Run the node until it is told to stop. Returns the exit code: 0, or 1 when it could not start."""
+    """Run the node until it is told to stop. Returns the exit code: 0, or 1 when it could not start or go on."""
     logger = rclpy.logging.get_logger("kdc")
     node = None
-    stopped = True
+    stopped, code = True, 0
     try:
         _init_ros(args)
         node = PeopleNode()
-        node.start()
-        rclpy.spin(node)
+        spin(node)
+        if rclpy.ok() and node.ended.done():
+            raise StartupError(node.fault)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except StartupError as error:
         logger.fatal(" ".join(str(error).split()))
-        return 1
+        code = 1
     except RuntimeError:  # rclpy's own exceptions derive from it
         # Whatever is made or published after a signal has shut ROS down fails.
         if rclpy.ok():
@@ -148,13 +356,14 @@ def main(args: list[str] | None = None) -> int:
     finally:
         if node is not None:
             stopped = node.stop()
-            node.destroy_node()
+            if stopped:
+                node.destroy_node()
         rclpy.try_shutdown()
     if not stopped:
         # The thread is inside native code; unloading that code under it would crash.
         sys.stderr.flush()
-        os._exit(0)
-    return 0
+        os._exit(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -2,91 +2,190 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import geometry_msgs.msg
 import numpy as np
-from kdc.msg import InstanceMaskArray, PoseArray
+from kdc.msg import InstanceMaskArray, InstancePolygonsArray, PoseArray
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
-from sensor_msgs.msg import CameraInfo, Image
-from std_msgs.msg import Header
+from sensor_msgs.msg import CompressedImage, Image
 from visualization_msgs.msg import MarkerArray
 
 from kdc_core.draw import draw_people
+from kdc_core.positions import Positions
+from kdc_core.tracking import FrameTracks
 from kdc_core.types import FrameResult
-from kdc_ros.camera import Pinhole
-from kdc_ros.conversions import masks_to_message, poses_to_message
+from kdc_ros.body_frames import TF_QOS, body_transforms, roots_to_message
+from kdc_ros.conversions import (
+    label_image_to_message,
+    masks_to_message,
+    polygons_to_message,
+    poses_to_message,
+)
+from kdc_ros.frame import Frame
 from kdc_ros.image_conversion import rgb_to_message
+from kdc_ros.jpeg import rgb_to_jpeg_message
+from kdc_ros.locating import Located, Locator
 from kdc_ros.markers import MarkerBuilder
 from kdc_ros.parameters import Settings
-from kdc_ros.qos import PICTURES, RESULTS, MismatchLog
+from kdc_ros.qos import PICTURES, RESULTS, MismatchLog, create_publisher
+
+try:
+    from tf2_msgs.msg import TFMessage
+except ImportError:  # not among the wheels on PyPI; without it there are no frames of people
+    TFMessage = None
+
+# A mono8 label image holds so many people.
+_NARROW_LABELS = 255
 
 
 class Outputs:
-    """Publishes ~/poses always, and ~/masks, ~/markers and ~/overlay while somebody listens."""
+    """Publishes ~/poses always, and everything else while somebody listens.
+
+    Owns all publishers of results: `activate` makes them, `close` removes them; in between `publish` is called
+    from the inference thread.
+    """
 
     def __init__(self, node: Node, mismatches: MismatchLog) -> None:
-        def publisher(kind: type, topic: str, qos: QoSProfile) -> Publisher:
-            callbacks = mismatches.for_publisher(node.resolve_topic_name(topic))
-            return node.create_publisher(kind, topic, qos, event_callbacks=callbacks)
-
+        self._node = node
+        self._mismatches = mismatches
         self._context = node.context
-        self._poses = publisher(PoseArray, "~/poses", RESULTS)
-        self._masks = publisher(InstanceMaskArray, "~/masks", RESULTS)
-        self._markers = publisher(MarkerArray, "~/markers", RESULTS)
-        self._overlay = publisher(Image, "~/overlay", PICTURES)
+        self._publishers: _Publishers | None = None
         self._marker_builder = MarkerBuilder()
-        self._camera_info: CameraInfo | None = None
+        self._locator = Locator(node.get_logger())
 
-    def set_camera_info(self, info: CameraInfo) -> None:
-        """The camera's calibration, for the place of the markers."""
-        self._camera_info = info
+    def activate(self) -> None:
+        """Create the publishers."""
 
-    def publish(
-        self,
-        image: np.ndarray,
-        result: FrameResult,
-        track_ids: np.ndarray,
-        header: Header,
-        settings: Settings,
-    ) -> None:
-        """Publish one frame.
+        def publisher(kind: type, topic: str, qos: QoSProfile) -> Publisher:
+            return create_publisher(self._node, kind, topic, qos, self._mismatches)
 
-        image: uint8 (H, W, 3) RGB, the picture that was processed. track_ids: int (N,), 0 = not tracked.
-        Does nothing once ROS is shut down.
+        self._marker_builder.reset()
+        self._publishers = _Publishers(
+            poses=publisher(PoseArray, "~/poses", RESULTS),
+            roots=publisher(geometry_msgs.msg.PoseArray, "~/roots", RESULTS),
+            frames=None if TFMessage is None else publisher(TFMessage, "/tf", TF_QOS),
+            masks=publisher(InstanceMaskArray, "~/masks", RESULTS),
+            mask_image=publisher(Image, "~/mask_image", PICTURES),
+            polygons=publisher(InstancePolygonsArray, "~/polygons", RESULTS),
+            markers=publisher(MarkerArray, "~/markers", RESULTS),
+            overlay=publisher(Image, "~/overlay", PICTURES),
+            overlay_compressed=publisher(CompressedImage, "~/overlay/compressed", PICTURES),
+        )
+
+    def close(self) -> None:
+        """Destroy the publishers; what is published afterwards goes nowhere."""
+        publishers, self._publishers = self._publishers, None
+        if publishers is not None:
+            for publisher in vars(publishers).values():
+                if publisher is not None:
+                    self._node.destroy_publisher(publisher)
+
+    def publish(self, frame: Frame, result: FrameResult, tracks: FrameTracks, settings: Settings) -> None:
+        """Publish one frame; `tracks` are the identities of its people.
+
+        Does nothing when closed, nor once ROS is shut down.
         """
+        publishers = self._publishers
+        if publishers is None:
+            return
+        track_ids = tracks.ids
+        located = self._locator.locate(frame, result.people, result.image_hw, settings)
         try:
-            self._publish(image, result, track_ids, header, settings)
+            message = poses_to_message(result.people, tracks, frame.header, result.image_hw, located.positions)
+            publishers.poses.publish(message)
+            self._publish_places(publishers, frame, track_ids, located.positions, settings)
+            self._publish_masks(publishers, frame, result, track_ids, settings)
+            self._publish_markers(publishers, frame, result, track_ids, located, settings)
+            self._publish_overlay(publishers, frame, result, track_ids, settings)
         except RuntimeError:  # rclpy's own exceptions derive from it
-            if self._context.ok():
+            if self._context.ok() and self._publishers is not None:
                 raise
 
-    def _publish(
+    def _publish_places(
         self,
-        image: np.ndarray,
-        result: FrameResult,
+        publishers: _Publishers,
+        frame: Frame,
         track_ids: np.ndarray,
-        header: Header,
+        positions: Positions,
         settings: Settings,
     ) -> None:
-        people = result.people
-        self._poses.publish(poses_to_message(people, track_ids, header, result.image_hw))
-        if people.mask_labels is not None and _wanted(self._masks):
-            self._masks.publish(masks_to_message(people, track_ids, header))
-        if settings.markers and _wanted(self._markers):
-            self._marker_builder.keypoint_threshold = settings.drawing_threshold
-            camera = self._camera(result.image_hw)
-            self._markers.publish(self._marker_builder.build(people, track_ids, header, camera))
-        else:
-            self._marker_builder.reset()
-        if settings.overlay and _wanted(self._overlay):
-            drawn = draw_people(image, people, track_ids, settings.drawing_threshold)
-            self._overlay.publish(rgb_to_message(drawn, header))
+        if _wanted(publishers.roots):
+            publishers.roots.publish(roots_to_message(positions, frame.header))
+        if settings.body_frames and publishers.frames is not None:
+            transforms = body_transforms(positions, track_ids, frame.header, settings.body_prefix)
+            if transforms:
+                publishers.frames.publish(TFMessage(transforms=transforms))
 
-    def _camera(self, image_hw: tuple[int, int]) -> Pinhole:
-        calibrated = None
-        if self._camera_info is not None:
-            calibrated = Pinhole.from_camera_info(self._camera_info, image_hw)
-        return calibrated or Pinhole.guess(image_hw)
+    def _publish_masks(
+        self,
+        publishers: _Publishers,
+        frame: Frame,
+        result: FrameResult,
+        track_ids: np.ndarray,
+        settings: Settings,
+    ) -> None:
+        people, header = result.people, frame.header
+        if people.mask_labels is None:
+            return
+        if _wanted(publishers.masks):
+            publishers.masks.publish(masks_to_message(people, track_ids, header))
+        if _wanted(publishers.mask_image):
+            # By the parameter, not by how many are there: the encoding should not change from frame to frame.
+            wide = settings.max_people > _NARROW_LABELS
+            publishers.mask_image.publish(label_image_to_message(people, header, wide))
+        if _wanted(publishers.polygons):
+            tolerance_px = settings.polygon_tolerance_px
+            publishers.polygons.publish(polygons_to_message(people, track_ids, header, tolerance_px))
+
+    def _publish_markers(
+        self,
+        publishers: _Publishers,
+        frame: Frame,
+        result: FrameResult,
+        track_ids: np.ndarray,
+        located: Located,
+        settings: Settings,
+    ) -> None:
+        if not (settings.markers and _wanted(publishers.markers)):
+            self._marker_builder.reset()
+            return
+        self._marker_builder.keypoint_threshold = settings.drawing_threshold
+        message = self._marker_builder.build(result.people, track_ids, frame.header, located.camera, located.positions)
+        publishers.markers.publish(message)
+
+    def _publish_overlay(
+        self,
+        publishers: _Publishers,
+        frame: Frame,
+        result: FrameResult,
+        track_ids: np.ndarray,
+        settings: Settings,
+    ) -> None:
+        raw, compressed = _wanted(publishers.overlay), _wanted(publishers.overlay_compressed)
+        if not settings.overlay or not (raw or compressed):
+            return
+        drawn = draw_people(frame.image, result.people, track_ids, settings.drawing_threshold)
+        if raw:
+            publishers.overlay.publish(rgb_to_message(drawn, frame.header))
+        if compressed:
+            jpeg = rgb_to_jpeg_message(drawn, frame.header, settings.overlay_jpeg_quality)
+            publishers.overlay_compressed.publish(jpeg)
+
+
+@dataclass(frozen=True)
+class _Publishers:
+    poses: Publisher
+    roots: Publisher
+    frames: Publisher | None
+    masks: Publisher
+    mask_image: Publisher
+    polygons: Publisher
+    markers: Publisher
+    overlay: Publisher
+    overlay_compressed: Publisher
 
 
 def _wanted(publisher: Publisher) -> bool:

@@ -1,14 +1,14 @@
 """The node's parameters: names, defaults, descriptions, ranges and validation.
 
-What is read-only is needed before the first frame; everything else may change at run time and is read anew
-for each frame.
+Most may change at any time and are read anew for each frame. What the network is loaded with, and what the
+subscriptions are made with, may change while the network is not loaded, or the node not active.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,12 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from kdc_core.backends.base import BACKENDS
+from kdc_core.body_distance import BodyOptions
+from kdc_core.lifting import LiftingOptions
 from kdc_core.model_path import default_model_path
 from kdc_core.pipeline import PipelineOptions
-from kdc_ros import image_subscription
+from kdc_ros import image_subscription, pairing
+from kdc_ros.body_names import frames_fault, prefix_fault
 
 
 @dataclass(frozen=True)
@@ -40,32 +43,69 @@ class Settings:
     markers: bool = True
     overlay: bool = True
     drawing_threshold: float = 0.2
+    overlay_jpeg_quality: int = 80
+    polygon_tolerance_px: float = 1.0
+    image_rectified: bool = False
+    depth_max_m: float = LiftingOptions.far_m
+    estimate_distance: bool = True
+    body_height_m: float = BodyOptions.height_m
+    body_frames: bool = False
+    body_prefix: str = "p"
+    max_rate_hz: float = 0.0
+    max_age_s: float = 0.0
+    max_image_megapixels: int = 64
+    image_transport: str = "raw"
     image_reliability: str = "auto"
+    use_depth: bool = False
+    sync_policy: str = "approximate"
+    sync_slop_s: float = 0.05
+    autostart: bool = True
+    load_timeout_s: float = 1800.0
     no_frame_timeout_s: float = 5.0
+    no_frame_error_s: float = 30.0
+    age_warn_s: float = 0.5
+    age_error_s: float = 2.0
+    rate_warn_hz: float = 0.0
+    rate_error_hz: float = 0.0
+    memory_warn_mb: int = 0
+    memory_error_mb: int = 0
 
 
 @dataclass(frozen=True)
 class _Description:
+    """What a parameter is, its range or choices, and in which phase of the node (LOADED, ACTIVE) it is fixed."""
+
     text: str
     low: float | None = None
     high: float | None = None
-    read_only: bool = False
     choices: tuple[str, ...] = ()
+    fixed_while: str = ""
+    read_only: bool = False
+    # Why a value cannot be taken; empty when it can.
+    check: Callable[[Any], str] = lambda _: ""
+
+
+# Phases in which some parameters cannot change.
+LOADED, ACTIVE = "loaded", "active"
+_REFUSALS = {
+    LOADED: "can only be changed while the network is not loaded: deactivate the node first",
+    ACTIVE: "can only be changed while the node is not active: deactivate it first",
+}
 
 
 _DESCRIPTIONS = {
     "model": _Description(
-        "ONNX file of the network; empty = $KDC_MODEL or the package's own", read_only=True
+        "ONNX file of the network; empty = $KDC_MODEL or the package's own", fixed_while=LOADED
     ),
-    "backend": _Description(f"inference runtime: {', '.join(BACKENDS)}", read_only=True),
+    "backend": _Description(f"inference runtime: {', '.join(BACKENDS)}", choices=BACKENDS, fixed_while=LOADED),
     "threads": _Description(
-        "CPU threads of the inference runtime; 0 = its own choice", 0, 256, read_only=True
+        "CPU threads of the inference runtime; 0 = its own choice", 0, 256, fixed_while=LOADED
     ),
     "long_side": _Description(
         "longer side of the network's input in pixels; 0 = what the model was made for",
         0,
         8192,
-        read_only=True,
+        fixed_while=LOADED,
     ),
     "person_threshold": _Description("people below this score are left out", 0.0, 1.0),
     "keypoint_threshold": _Description(
@@ -83,14 +123,65 @@ _DESCRIPTIONS = {
     "drawing_threshold": _Description(
         "keypoints below this score are not drawn (markers, overlay)", 0.0, 1.0
     ),
+    "max_rate_hz": _Description("at most so many frames per second are processed; 0 = as many as come", 0.0, 1000.0),
+    "max_age_s": _Description("frames older than this when their turn comes are dropped; 0 = none is", 0.0, 3600.0),
+    "max_image_megapixels": _Description("larger images are dropped, compressed ones undecoded", 1, 1000),
+    "image_transport": _Description(
+        "raw (sensor_msgs/Image), or compressed (sensor_msgs/CompressedImage on <image>/compressed)",
+        choices=image_subscription.TRANSPORTS,
+        fixed_while=ACTIVE,
+    ),
+    "overlay_jpeg_quality": _Description("JPEG quality of ~/overlay/compressed", 1, 100),
+    "polygon_tolerance_px": _Description(
+        "how far the outlines on ~/polygons may be from the masks, in pixels; 0 = every pixel", 0.0, 100.0
+    ),
+    "image_rectified": _Description(
+        "whether the images are rectified: then CameraInfo's P holds, and no distortion"
+    ),
+    "depth_max_m": _Description("depths beyond are no measurements, in metres", 0.2, 1000.0),
+    "estimate_distance": _Description(
+        "whether people without depth get a distance estimated from the size of their bodies (needs CameraInfo)"
+    ),
+    "body_height_m": _Description("mean height of the people, for estimated distances, in metres", 0.5, 2.5),
+    "body_frames": _Description(
+        "whether a TF frame body_<body_prefix><track id> is sent for each tracked person", check=frames_fault
+    ),
+    "body_prefix": _Description(
+        "begins the names of people's frames: a letter, then letters, digits and underscores", check=prefix_fault
+    ),
     "image_reliability": _Description(
         "how images are subscribed: reliable, best_effort, or auto (reliable when all publishers are)",
         choices=image_subscription.CHOICES,
-        read_only=True,
+        fixed_while=ACTIVE,
     ),
+    "use_depth": _Description(
+        "whether depth images (topic 'depth') are subscribed and paired with the colour images", fixed_while=ACTIVE
+    ),
+    "sync_policy": _Description(
+        "how depth is paired with colour: by equal stamps (exact), or the nearest within the slop (approximate)",
+        choices=pairing.CHOICES,
+        fixed_while=ACTIVE,
+    ),
+    "sync_slop_s": _Description(
+        "how far the stamps of a pair may be apart, and how long a colour frame waits for its depth image",
+        0.001,
+        1.0,
+        fixed_while=ACTIVE,
+    ),
+    "autostart": _Description("whether the node configures and activates itself", read_only=True),
+    "load_timeout_s": _Description("loading the network is given up after so many seconds; 0 = never", 0.0, 86400.0),
     "no_frame_timeout_s": _Description(
         "a warning after so many seconds without an image; 0 = never", 0.0, 3600.0
     ),
+    "no_frame_error_s": _Description(
+        "diagnostics: an error after so many seconds without an image; 0 = never", 0.0, 3600.0
+    ),
+    "age_warn_s": _Description("diagnostics: warn when results are older (95th percentile); 0 = never", 0.0, 3600.0),
+    "age_error_s": _Description("diagnostics: an error when results are older (95th percentile)", 0.0, 3600.0),
+    "rate_warn_hz": _Description("diagnostics: warn when fewer frames per second are processed", 0.0, 1000.0),
+    "rate_error_hz": _Description("diagnostics: an error when fewer frames per second are processed", 0.0, 1000.0),
+    "memory_warn_mb": _Description("diagnostics: warn when the process takes more memory; 0 = never", 0, 1 << 20),
+    "memory_error_mb": _Description("diagnostics: an error when the process takes more memory", 0, 1 << 20),
 }
 
 
@@ -99,10 +190,14 @@ class SettingsError(ValueError):
 
 
 class NodeParameters:
-    """Declares the parameters on a node and reads them. Raises SettingsError on a bad initial value."""
+    """Declares the parameters on a node and reads them. Raises SettingsError on a bad initial value.
 
-    def __init__(self, node: Node) -> None:
+    in_phase: asked whether the node is in a phase (LOADED, ACTIVE), in which some parameters cannot change.
+    """
+
+    def __init__(self, node: Node, in_phase: Callable[[str], bool] = lambda _: False) -> None:
         self._node = node
+        self._in_phase = in_phase
         for field in fields(Settings):
             try:
                 node.declare_parameter(field.name, field.default, _descriptor(field.name, field.default))
@@ -110,12 +205,23 @@ class NodeParameters:
                 raise SettingsError(f"parameter '{field.name}': {error}") from error
         if fault := _fault([node.get_parameter(field.name) for field in fields(Settings)]):
             raise SettingsError(fault)
-        node.add_on_set_parameters_callback(_validate)
+        node.add_on_set_parameters_callback(self._validate)
 
     def current(self) -> Settings:
         """The values as they are now; cheap enough for every frame, and callable from any thread."""
         values: dict[str, Any] = {f.name: self._node.get_parameter(f.name).value for f in fields(Settings)}
         return Settings(**values)
+
+    def _validate(self, parameters: Sequence[Parameter]) -> SetParametersResult:
+        fault = _fault(parameters) or self._fixed(parameters)
+        return SetParametersResult(successful=not fault, reason=fault)
+
+    def _fixed(self, parameters: Sequence[Parameter]) -> str:
+        for parameter in parameters:
+            phase = _DESCRIPTIONS[parameter.name].fixed_while if parameter.name in _DESCRIPTIONS else ""
+            if phase and self._in_phase(phase) and parameter.value != self._node.get_parameter(parameter.name).value:
+                return f"parameter '{parameter.name}' {_REFUSALS[phase]}"
+        return ""
 
 
 def pipeline_options(settings: Settings, base: PipelineOptions | None = None) -> PipelineOptions:
@@ -150,19 +256,17 @@ def _descriptor(name: str, default: Any) -> ParameterDescriptor:
     return descriptor
 
 
-def _validate(parameters: Sequence[Parameter]) -> SetParametersResult:
-    fault = _fault(parameters)
-    return SetParametersResult(successful=not fault, reason=fault)
-
-
 def _fault(parameters: Sequence[Parameter]) -> str:
     """What rclpy's own type and range checks let through but makes no sense; empty when all is well."""
     for parameter in parameters:
         if isinstance(parameter.value, float) and not math.isfinite(parameter.value):
             return f"parameter '{parameter.name}' must be a finite number, got {parameter.value}"
-        choices = _DESCRIPTIONS[parameter.name].choices if parameter.name in _DESCRIPTIONS else ()
-        if choices and parameter.value not in choices:
-            return (
-                f"parameter '{parameter.name}' must be one of {', '.join(choices)}, got '{parameter.value}'"
-            )
+        description = _DESCRIPTIONS.get(parameter.name)
+        if description is None:
+            continue
+        if description.choices and parameter.value not in description.choices:
+            choices = ", ".join(description.choices)
+            return f"parameter '{parameter.name}' must be one of {choices}, got '{parameter.value}'"
+        if fault := description.check(parameter.value):
+            return f"parameter '{parameter.name}' {fault}"
     return ""

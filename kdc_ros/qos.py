@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
+from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import (
     DurabilityPolicy,
     HistoryPolicy,
+    QoSPolicyKind,
     QoSProfile,
     ReliabilityPolicy,
     qos_policy_name_from_kind,
 )
+from rclpy.qos_overriding_options import QoSOverridingOptions
 
 try:
     from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
@@ -40,13 +45,40 @@ PICTURES = QoSProfile(
     durability=DurabilityPolicy.VOLATILE,
 )
 
+# What the user may override for each topic, by parameters such as
+# qos_overrides./kdc/poses.publisher.reliability: best_effort
+OVERRIDABLE = QoSOverridingOptions(
+    (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
+)
+
+
+def create_publisher(
+    node: Node, kind: type, topic: str, qos: QoSProfile, mismatches: MismatchLog
+) -> Publisher:
+    """A publisher whose quality of service the user may override, and whose mismatches are reported."""
+    return node.create_publisher(
+        kind,
+        topic,
+        copy.copy(qos),  # overrides are written into it
+        event_callbacks=mismatches.for_publisher(node.resolve_topic_name(topic)),
+        qos_overriding_options=OVERRIDABLE,
+    )
+
 
 class MismatchLog:
-    """Logs an incompatible peer, once for each topic and policy."""
+    """Logs an incompatible peer, once for each topic and policy, and remembers it for diagnostics."""
 
     def __init__(self, logger: RcutilsLogger) -> None:
         self._logger = logger
-        self._told: set[tuple[str, Any]] = set()
+        self._told: dict[tuple[str, Any], str] = {}
+
+    def texts(self) -> list[str]:
+        """What was logged since the last `forget`."""
+        return list(self._told.values())
+
+    def forget(self) -> None:
+        """Start afresh: topics are made anew."""
+        self._told.clear()
 
     def for_subscription(self, topic: str) -> SubscriptionEventCallbacks:
         """Event callbacks for a subscription to `topic`."""
@@ -65,6 +97,7 @@ class MismatchLog:
     def _tell(self, topic: str, event: Any, peer: str, consequence: str) -> None:
         if (topic, event.last_policy_kind) in self._told:
             return
-        self._told.add((topic, event.last_policy_kind))
         policy = qos_policy_name_from_kind(event.last_policy_kind).lower()
-        self._logger.warning(f"{peer} of '{topic}' has an incompatible QoS ({policy}): {consequence}")
+        text = f"{peer} of '{topic}' has an incompatible QoS ({policy}): {consequence}"
+        self._told[(topic, event.last_policy_kind)] = text
+        self._logger.warning(text)

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import numpy as np
+import threading
 
-from kdc_core.tracking import Tracker, TrackerOptions
+from kdc_core.tracking import FrameTracks, Tracker, TrackerOptions
+from kdc_core.tracking.options import SURE_SCORE
 from kdc_core.types import People
-
-# The network's scores are low: a clearly visible person has 0.2 to 0.7.
-SURE_SCORE = 0.25
 
 
 class TrackIds:
-    """Track ids for the messages; the tracker behind it sees every frame while tracking is on."""
+    """Identities for the messages; the tracker behind it sees every frame while tracking is on."""
 
     def __init__(self, tracker: Tracker | None = None) -> None:
         self._tracker = tracker or Tracker(TrackerOptions(high_score=SURE_SCORE))
+        self._reset_asked = threading.Event()
 
-    def update(self, people: People, stamp_s: float, enabled: bool = True) -> np.ndarray:
-        """Ids of the people of the frame taken at `stamp_s` seconds, int32 (N,), each but 0 at most once.
+    def reset(self) -> None:
+        """Forget everybody before the next frame; ids go on and none comes again. May be called from any thread."""
+        self._reset_asked.set()
 
-        0 = not tracked: everybody while tracking is off, and a second, weaker detection of somebody in the
-        frame.
+    def update(self, people: People, stamp_s: float, enabled: bool = True) -> FrameTracks:
+        """Identities of the people of the frame taken at `stamp_s` seconds.
+
+        Nobody has one while tracking is off, nor has a second, weaker detection of somebody in the frame.
         """
-        if not enabled:
+        if self._reset_asked.is_set() or not enabled:
+            self._reset_asked.clear()
             self._tracker.reset()
-            return np.zeros(len(people), np.int32)
+        if not enabled:
+            return FrameTracks.untracked(len(people))
         tracked = self._tracker.update(people, stamp_s)
-        return np.where(tracked.duplicates, np.int32(0), tracked.ids)
+        return FrameTracks.of(tracked, self._tracker.tracks)

@@ -6,7 +6,9 @@ receives images. Knows nothing of ROS: what to load and what to do with a frame 
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
@@ -20,6 +22,9 @@ class Closable(Protocol):
         """Release the resources."""
 
 
+# A changed rate limit takes effect within this time.
+_PACE_CHECK_S = 0.2
+
 Resource = TypeVar("Resource", bound=Closable)
 Frame = TypeVar("Frame")
 
@@ -30,6 +35,7 @@ class InferenceWorker(Generic[Resource, Frame]):
     load:    called once in the thread; whatever it raises ends the thread and is kept in `error`.
     process: called in the thread for each frame taken. It deals with a frame's faults itself; an exception
              that leaves it ends the thread and is kept in `error`.
+    min_interval_s: asked between frames: seconds from the start of one frame to that of the next, at least.
     """
 
     def __init__(
@@ -37,10 +43,12 @@ class InferenceWorker(Generic[Resource, Frame]):
         mailbox: Mailbox[Frame],
         load: Callable[[], Resource],
         process: Callable[[Resource, Frame], None],
+        min_interval_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._mailbox = mailbox
         self._load = load
         self._process = process
+        self._min_interval_s = min_interval_s
         self._loaded = threading.Event()
         self.error: Exception | None = None
         # A daemon: a native call cannot be interrupted, and must not keep the process alive past a shutdown.
@@ -54,8 +62,16 @@ class InferenceWorker(Generic[Resource, Frame]):
         """Wait until loading has ended, well or badly (see `error`). Returns False when the time is over."""
         return self._loaded.wait(timeout_s)
 
+    @property
+    def mailbox(self) -> Mailbox[Frame]:
+        """Where frames are left for it."""
+        return self._mailbox
+
     def stop(self, timeout_s: float) -> bool:
-        """Ask the thread to end and wait for it. Returns False when it is still in a native call by then."""
+        """Ask the thread to end and wait for it. Returns False when it is still in a native call by then.
+
+        May be called again to wait longer.
+        """
         self._mailbox.close()
         if self._thread.ident is None:
             return True
@@ -67,9 +83,11 @@ class InferenceWorker(Generic[Resource, Frame]):
         try:
             resource = self._load()
             self._loaded.set()
-            while not self._mailbox.closed:
+            started_s = -math.inf
+            while self._pace(started_s):
                 frame = self._mailbox.take()
                 if frame is not None:
+                    started_s = time.monotonic()
                     self._process(resource, frame)
         except Exception as error:  # noqa: BLE001 - kept for the owner, who logs it or raises it
             self.error = error
@@ -77,3 +95,10 @@ class InferenceWorker(Generic[Resource, Frame]):
             if resource is not None:
                 resource.close()
             self._loaded.set()
+
+    def _pace(self, started_s: float) -> bool:
+        """Wait until the next frame may start, the last one having started then. Returns False when closed."""
+        while (wait_s := started_s + self._min_interval_s() - time.monotonic()) > 0:
+            if self._mailbox.wait_closed(min(wait_s, _PACE_CHECK_S)):
+                return False
+        return not self._mailbox.closed

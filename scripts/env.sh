@@ -21,5 +21,11 @@ if [ -z "${KDC_ENV_WITHOUT_INSTALL:-}" ] && [ -f "$_kdc_root/install/local_setup
     COLCON_PYTHON_EXECUTABLE="$_kdc_python" source "$_kdc_root/install/local_setup.bash"
     unset _kdc_python
 fi
+# What only the tests need (see tests/interfaces).
+if [ -z "${KDC_ENV_WITHOUT_INSTALL:-}" ] && [ -f "$_kdc_root/.venv/test_interfaces/install/local_setup.bash" ]; then
+    _kdc_python=$(readlink -f "$VIRTUAL_ENV/bin/python")
+    COLCON_PYTHON_EXECUTABLE="$_kdc_python" source "$_kdc_root/.venv/test_interfaces/install/local_setup.bash"
+    unset _kdc_python
+fi
 if [ "$_kdc_restore_u" = 1 ]; then set -u; fi
 unset _kdc_root _kdc_restore_u

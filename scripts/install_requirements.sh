@@ -1,13 +1,18 @@
 #!/usr/bin/env bash
-# install_requirements.sh VENV FILE...: install requirement files into the environment.
+# install_requirements.sh [--no-deps] VENV FILE...: install requirement files into the environment.
 # Without a distribution: exactly the pinned versions. In one: only what it does not bring itself, in versions that
 # go with its numpy (its message packages are compiled against it, so it must not be replaced).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+options=()
+if [ "$1" = --no-deps ]; then
+    options=(--no-deps)
+    shift
+fi
 venv=$1
 shift
 python="$venv/bin/python"
-pip=("$python" -m pip install --quiet --disable-pip-version-check)
+pip=("$python" -m pip install --quiet --disable-pip-version-check "${options[@]}")
 
 if [ "$(cat "$venv/ros_mode")" = wheels ]; then
     files=()

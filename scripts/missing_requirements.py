@@ -1,7 +1,7 @@
-"""Print the requirements of the given files that this interpreter cannot import, without their version pins.
+"""Print the requirements of the given files that this machine should have and this interpreter cannot import, unpinned.
 
 Used inside a ROS distribution, whose own packages (apt) take precedence over the pins. torch keeps its pin:
-no distribution brings it, and its size makes a surprise expensive.
+no distribution brings it, and its size makes a surprise expensive; so do TensorRT's parts, which must match.
 """
 
 from __future__ import annotations
@@ -11,15 +11,22 @@ import re
 import sys
 from pathlib import Path
 
+# pip is what installs these afterwards; the package `packaging` is not on every machine.
+from pip._vendor.packaging.markers import Marker
+
 # Where the module's name is not the distribution's name in lower case with underscores.
 MODULE_OF = {
+    "cuda-bindings": "cuda",
     "opencv-python-headless": "cv2",
     "pyyaml": "yaml",
     "scikit-image": "skimage",
+    "tensorrt_rtx_cu13": "tensorrt_rtx",
+    "tensorrt_rtx_cu13_bindings": "tensorrt_rtx_bindings",
+    "tensorrt_rtx_cu13_libs": "tensorrt_rtx_libs",
     "types-pyyaml": "yaml-stubs",
     "types-tqdm": "tqdm-stubs",
 }
-KEEP_PIN = {"torch"}
+KEEP_PIN = {"torch", "tensorrt_rtx_cu13", "tensorrt_rtx_cu13_bindings", "tensorrt_rtx_cu13_libs"}
 
 
 def requirements(path: Path) -> list[str]:
@@ -39,7 +46,9 @@ def main() -> None:
     printed: set[str] = set()
     for path in sys.argv[1:]:
         for line in requirements(Path(path)):
-            pinned = line.split(";")[0].strip()
+            pinned, _, marker = (part.strip() for part in line.partition(";"))
+            if marker and not Marker(marker).evaluate():
+                continue
             name = re.split(r"[=<>~!\[ ]", pinned)[0]
             module = MODULE_OF.get(name.lower(), name.lower().replace("-", "_"))
             if name in printed or importlib.util.find_spec(module) is not None:

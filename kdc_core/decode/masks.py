@@ -197,6 +197,8 @@ class _Painter:
         self._territories = territories
         self._stride, self._letterbox, self._smoothing_cells = fields.stride, letterbox, options.smoothing_cells
         self._height, self._width = fields.person.shape
+        # The picture's part of the network's input, in cells.
+        self._picture_hw = tuple(-(-side // fields.stride) for side in letterbox.scaled_hw)
         self._person = _centred(cells.person, options.person_threshold)
         self._index = cells.index
         # Where in the list of active cells each cell of the field stands; -1 for the background.
@@ -207,8 +209,11 @@ class _Painter:
     def windows(self, count: int) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
         """Who has won a cell at all, best first, and where: top, left, bottom, right in cells, the ends exclusive."""
         won = np.flatnonzero((self._territories.phi > 0.5) & (self._person > 0.5))
-        owner = self._territories.owner[won]
         row, col = np.divmod(self._index[won], self._width)
+        # A mask in the grey beside a narrow picture is nobody's.
+        inside = (row < self._picture_hw[0]) & (col < self._picture_hw[1])
+        won, row, col = won[inside], row[inside], col[inside]
+        owner = self._territories.owner[won]
         low = np.full((count, 2), np.iinfo(np.intp).max)
         high = np.full((count, 2), -1)
         for axis, places in enumerate((row, col)):
@@ -222,8 +227,7 @@ class _Painter:
         """Label the pixels in which the person's enlarged mask is larger than anybody's before, and above 0.5."""
         top, left, bottom, right = window
         patch = self._soft(n, window)
-        scaled_hw = self._letterbox.scaled_hw
-        extend_over_border(patch, top, left, -(-scaled_hw[0] // self._stride), -(-scaled_hw[1] // self._stride))
+        extend_over_border(patch, top, left, *self._picture_hw)
         if self._smoothing_cells >= 0.3:
             patch = cv2.GaussianBlur(patch, (5, 5), self._smoothing_cells, borderType=cv2.BORDER_REPLICATE)
         # Source pixel x lies at (x + 0.5) f - 0.5 in cells, f cells for each source pixel.

@@ -2,6 +2,6 @@
 
 from kdc_core.tracking.options import TrackerOptions
 from kdc_core.tracking.tracker import Tracker
-from kdc_core.tracking.types import Track, TrackedPeople, TrackerCounts, TrackState
+from kdc_core.tracking.types import FrameTracks, Track, TrackedPeople, TrackerCounts, TrackState
 
-__all__ = ["Track", "TrackState", "TrackedPeople", "Tracker", "TrackerCounts", "TrackerOptions"]
+__all__ = ["FrameTracks", "Track", "TrackState", "TrackedPeople", "Tracker", "TrackerCounts", "TrackerOptions"]

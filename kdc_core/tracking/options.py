@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+# `high_score` for the network's scores, which are low: a clearly visible person has 0.2 to 0.7.
+SURE_SCORE = 0.25
+
 
 @dataclass(frozen=True)
 class TrackerOptions:

@@ -37,7 +37,7 @@ class Tracker:
         """Every live track, seen in the newest frame or predicted to its stamp, in the order of their ids."""
         if self._stamp_s is None:
             return []
-        return sorted(self._table.as_tracks(self._stamp_s), key=lambda track: track.id)
+        return sorted(self._table.as_tracks(self._stamp_s, self.options), key=lambda track: track.id)
 
     def reset(self) -> None:
         """Forget everybody. Ids go on: none is given twice in the life of a tracker."""
@@ -175,7 +175,7 @@ class Tracker:
             ids=table.ids[row_of],
             states=table.states[row_of],
             ages_s=(now_s - table.born_s[row_of]).astype(np.float32),
-            velocities_xy=table.mean[row_of, :2, 1].astype(np.float32),
+            velocities_xy=table.velocities_xy(self.options)[row_of].astype(np.float32),
             duplicates=duplicates,
             smoothed=smoothed,
         )

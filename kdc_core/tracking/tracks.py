@@ -134,6 +134,13 @@ class TrackTable:
     def sizes_px(self) -> np.ndarray:
         return self.body_sizes * self.scales()
 
+    def velocities_xy(self, options: TrackerOptions) -> np.ndarray:
+        """(T, 2) px/s; NaN where it is known no better than that of somebody never seen, and of LOST tracks."""
+        sigma = np.sqrt(self.covariance[:, :2, 2].max(1))
+        unknown = sigma > 0.99 * options.initial_velocity * self.sizes_px()
+        unknown |= self.states == TrackState.LOST
+        return np.where(unknown[:, None], np.nan, self.mean[:, :2, 1])
+
     def place_variance(self) -> np.ndarray:
         """(T,), px^2, mean of both axes."""
         return self.covariance[:, :2, 0].mean(1)
@@ -210,8 +217,9 @@ class TrackTable:
         keep = seen | (unseen_s <= limit)
         return self if keep.all() else self.take(keep)
 
-    def as_tracks(self, stamp_s: float) -> list[Track]:
+    def as_tracks(self, stamp_s: float, options: TrackerOptions) -> list[Track]:
         boxes, joints = self.boxes().astype(np.float32), self.joints_xy().astype(np.float32)
+        velocities = self.velocities_xy(options).astype(np.float32)
         return [
             Track(
                 id=int(self.ids[i]),
@@ -222,7 +230,7 @@ class TrackTable:
                 box_xyxy=boxes[i],
                 keypoints_xy=joints[i],
                 keypoint_scores=self.joint_scores[i].astype(np.float32),
-                velocity_xy=self.mean[i, :2, 1].astype(np.float32),
+                velocity_xy=velocities[i],
             )
             for i in range(len(self))
         ]

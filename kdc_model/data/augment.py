@@ -162,6 +162,7 @@ def ground_truth(record: ImageRecord, warp: Warp) -> GroundTruth:
         has_mask=np.array([m is not None for m in masks], bool),
         keypoint_ignore=keypoint_ignore,
         mask_ignore=mask_ignore,
+        annotated_types=record.annotated_types,
     )
 
 

@@ -1,16 +1,21 @@
-"""COCO-format annotations -> records of images and the persons in them."""
+"""COCO-format annotations -> records of images and the persons in them.
+
+COCO, OCHuman and CrowdPose, and whatever else names its keypoints in its category: they are matched by name. Types
+that a data set lacks (CrowdPose: nose, eyes, ears) are not labelled anywhere in it, those that COCO lacks (its head
+and neck) are left out.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from kdc_core.skeleton import NUM_KEYPOINTS
+from kdc_core.skeleton import KEYPOINT_NAMES, NUM_KEYPOINTS
 
 PERSON_CATEGORY = 1
 
@@ -27,12 +32,14 @@ class Person:
     box_xywh:     x, y, width, height.
     segmentation: polygons, or an RLE dict with bytes or list counts; None where there is no mask.
     ignore:       the region counts in no loss: a crowd, or a person with neither keypoints nor mask.
+    mask_quality: IoU of the mask with the true one; 1 for a person's own, an estimate for a machine-made one.
     """
 
     keypoints: np.ndarray
     box_xywh: tuple[float, float, float, float]
     segmentation: list[list[float]] | dict[str, Any] | None
     ignore: bool
+    mask_quality: float = 1.0
 
     @property
     def has_keypoints(self) -> bool:
@@ -56,6 +63,7 @@ class ImageRecord:
 
     masks_complete: every person in it has a mask.
     crowd_prob:     chance that people in it are not annotated at all.
+    annotated_types: bool (K,): the keypoint types that its data set annotates.
     """
 
     image_id: int
@@ -65,6 +73,7 @@ class ImageRecord:
     masks_complete: bool
     persons: tuple[Person, ...]
     crowd_prob: float = 0.0
+    annotated_types: np.ndarray = field(default_factory=lambda: np.ones(NUM_KEYPOINTS, bool))
 
 
 def load_records(annotations: Path, images: Path) -> list[ImageRecord]:
@@ -77,6 +86,8 @@ def load_records(annotations: Path, images: Path) -> list[ImageRecord]:
     for image in data["images"]:
         if isinstance(image, dict) and isinstance(image.get("id"), int):  # others are reported below
             sizes[image["id"]] = (image.get("height"), image.get("width"))
+    names = keypoint_names(annotations, data)
+    annotated = np.isin(KEYPOINT_NAMES, names)
     by_image: dict[int, list[Person]] = {}
     for annotation in data["annotations"]:
         if not isinstance(annotation, dict):
@@ -89,7 +100,9 @@ def load_records(annotations: Path, images: Path) -> list[ImageRecord]:
                 f"{annotations}: annotation {annotation.get('id')}: image_id must be an image's id, "
                 f"got {image_id!r}"
             )
-        by_image.setdefault(image_id, []).append(_person(annotations, annotation, sizes[image_id]))
+        by_image.setdefault(image_id, []).append(
+            _person(annotations, annotation, sizes[image_id], names)
+        )
     records = []
     for image in data["images"]:
         try:
@@ -101,6 +114,7 @@ def load_records(annotations: Path, images: Path) -> list[ImageRecord]:
                 masks_complete=bool(image.get("masks_complete", True)),
                 persons=tuple(by_image.get(image["id"], ())),
                 crowd_prob=float(image.get("crowd_prob", 0.0)),
+                annotated_types=annotated,
             )
             if min(record.height, record.width) < 1:
                 raise ValueError("a picture has at least one pixel")
@@ -136,7 +150,7 @@ def add_pseudo_masks(
             if person.segmentation is None and entry and entry["quality"] >= min_quality:
                 where = f"{masks}: mask {annotation_id}"
                 rle = _segmentation(where, entry, (record.height, record.width))
-                person = replace(person, segmentation=rle)
+                person = replace(person, segmentation=rle, mask_quality=float(entry["quality"]))
             persons.append(person)
         out.append(replace(record, persons=tuple(persons)))
     return out
@@ -159,17 +173,37 @@ def _read_json(path: Path, keys: tuple[str, ...] = ("images", "annotations")) ->
     return data
 
 
-def _person(path: Path, annotation: dict[str, Any], image_hw: tuple[int, int]) -> Person:
+def keypoint_names(path: Path, data: dict[str, Any]) -> tuple[str, ...]:
+    """The names of a file's keypoints in their order: those of its person category, else COCO's.
+
+    Raises AnnotationError.
+    """
+    for category in data.get("categories") or []:
+        if isinstance(category, dict) and category.get("id") == PERSON_CATEGORY and "keypoints" in category:
+            names = category["keypoints"]
+            if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+                raise AnnotationError(f"{path}: the person category's keypoints must be names, got {names!r:.80}")
+            if not set(names) & set(KEYPOINT_NAMES):
+                raise AnnotationError(
+                    f"{path}: none of the keypoints {', '.join(names)} is one of COCO's ({', '.join(KEYPOINT_NAMES)})"
+                )
+            return tuple(names)
+    return KEYPOINT_NAMES
+
+
+def _person(
+    path: Path, annotation: dict[str, Any], image_hw: tuple[int, int], names: tuple[str, ...]
+) -> Person:
     where = f"{path}: annotation {annotation.get('id', '(without id)')}"
     box = _numbers(annotation.get("bbox"), 4)
     if box is None or min(box[2:]) < 0:
         raise AnnotationError(
             f"{where}: bbox must be [x, y, width, height], got {annotation.get('bbox')!r:.80}"
         )
-    flat = _numbers(annotation.get("keypoints", [0] * (3 * NUM_KEYPOINTS)), 3 * NUM_KEYPOINTS)
+    flat = _numbers(annotation.get("keypoints", [0] * (3 * len(names))), 3 * len(names))
     if flat is None or not np.isin(flat[2::3], (0, 1, 2)).all():
         raise AnnotationError(
-            f"{where}: keypoints must be {3 * NUM_KEYPOINTS} numbers x, y, v with v 0, 1 or 2, "
+            f"{where}: keypoints must be {3 * len(names)} numbers x, y, v with v 0, 1 or 2, "
             f"got {annotation['keypoints']!r:.80}"
         )
     segmentation = annotation.get("segmentation") or None
@@ -177,7 +211,10 @@ def _person(path: Path, annotation: dict[str, Any], image_hw: tuple[int, int]) -
         segmentation = None
     if segmentation is not None:
         segmentation = _segmentation(where, segmentation, image_hw)
-    keypoints = flat.reshape(NUM_KEYPOINTS, 3).astype(np.float32)
+    keypoints = np.zeros((NUM_KEYPOINTS, 3), np.float32)
+    for values, name in zip(flat.reshape(-1, 3), names):
+        if name in KEYPOINT_NAMES:
+            keypoints[KEYPOINT_NAMES.index(name)] = values
     nothing_known = segmentation is None and not (keypoints[:, 2] > 0).any()
     ignore = bool(annotation.get("iscrowd")) or bool(annotation.get("ignore")) or nothing_known
     return Person(keypoints, tuple(box.tolist()), segmentation, ignore)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from kdc_core.encode import Targets, encode
+from kdc_core.encode import GroundTruth, Targets, encode
 from kdc_core.images import read_rgb
 from kdc_model.data.augment import WarpRange, ground_truth, plain_warp, random_colour, random_warp
 from kdc_model.data.coco import AnnotationError, ImageRecord
+from kdc_model.data.compose import mosaic, mosaic_tiles, paste_person, pasteable, random_blur
 
 Sample = tuple[np.ndarray, Targets]
 
@@ -33,6 +34,25 @@ def read_image(record: ImageRecord) -> np.ndarray:
     return image
 
 
+# Whose mask is worse than this is not cut out: the background that comes along would be learned as a person.
+_PASTE_QUALITY = 0.85
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How often pictures are joined or blurred; chances 0..1.
+
+    copy_paste: a person of another picture is pasted in front.
+    mosaic:     four pictures in one.
+    blur:       defocus or camera motion, up to `blur_px` network pixels wide.
+    """
+
+    copy_paste: float = 0.0
+    mosaic: float = 0.0
+    blur: float = 0.0
+    blur_px: float = 6.0
+
+
 class PeopleDataset(Dataset[Sample]):
     """Samples for training (with `ranges`) or as they are (without).
 
@@ -48,8 +68,11 @@ class PeopleDataset(Dataset[Sample]):
         ranges: WarpRange | None = None,
         colour: float = 0.0,
         seed: int = 0,
+        mixing: Mixing | None = None,
     ) -> None:
         self.records = list(records)
+        self.mixing = mixing or Mixing()
+        self._donors = [i for i, record in enumerate(self.records) if _has_pasteable(record)]
         self.input_hw = (input_size, input_size)
         self.stride, self.radius_px = stride, radius_px
         self.ranges, self.colour, self.seed = ranges, colour, seed
@@ -60,28 +83,84 @@ class PeopleDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         record = self.records[index]
-        rng = np.random.default_rng((self.seed, self.epoch, index))
-        image = read_image(record)
         if self.ranges is None:
             warp = plain_warp(record, self.input_hw)
+            image, truth = warp.image(read_image(record)), ground_truth(record, warp)
         else:
-            warp = random_warp(record, self.input_hw, self.ranges, rng)
-            image = random_colour(image, self.colour, rng)
-        return warp.image(image), encode(ground_truth(record, warp), self.stride, self.radius_px)
+            image, truth = self._augmented(index, np.random.default_rng((self.seed, self.epoch, index)))
+        return image, encode(truth, self.stride, self.radius_px)
+
+    def _augmented(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, GroundTruth]:
+        mixing = self.mixing
+        # A chance of zero draws nothing: a run without mixing sees the pictures it always saw.
+        if mixing.mosaic > 0 and rng.random() < mixing.mosaic:
+            tiles = mosaic_tiles(self.input_hw, rng)
+            indices = [index, *rng.integers(len(self.records), size=len(tiles) - 1)]
+            parts = [self._warped(int(i), (tile[3], tile[2]), rng) for i, tile in zip(indices, tiles)]
+            image, truth = mosaic(parts, tiles, self.input_hw)
+        else:
+            image, truth = self._warped(index, self.input_hw, rng)
+        if mixing.copy_paste > 0 and self._donors and rng.random() < mixing.copy_paste:
+            image, truth = self._pasted(image, truth, rng)
+        if mixing.blur > 0 and rng.random() < mixing.blur:
+            image = random_blur(image, mixing.blur_px, rng)
+        return image, truth
+
+    def _warped(
+        self, index: int, input_hw: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[np.ndarray, GroundTruth]:
+        assert self.ranges is not None
+        record = self.records[index]
+        warp = random_warp(record, input_hw, self.ranges, rng)
+        image = random_colour(read_image(record), self.colour, rng)
+        return warp.image(image), ground_truth(record, warp)
+
+    def _pasted(
+        self, image: np.ndarray, truth: GroundTruth, rng: np.random.Generator
+    ) -> tuple[np.ndarray, GroundTruth]:
+        """A person of another picture in front; nothing changes where the draw shows none whole enough."""
+        index = self._donors[rng.integers(len(self._donors))]
+        record = self.records[index]
+        good = [p for p in record.persons if p.ignore or p.mask_quality >= _PASTE_QUALITY]
+        # Only people with good masks are offered; the rest of the donor's picture does not come along.
+        donor_record = replace(record, persons=tuple(good))
+        assert self.ranges is not None
+        warp = random_warp(donor_record, self.input_hw, self.ranges, rng)
+        donor = ground_truth(donor_record, warp)
+        chosen = pasteable(donor)
+        if len(chosen) == 0:
+            return image, truth
+        donor_image = warp.image(random_colour(read_image(record), self.colour, rng))
+        return paste_person(image, truth, donor_image, donor, int(chosen[rng.integers(len(chosen))]))
+
+
+def _has_pasteable(record: ImageRecord) -> bool:
+    return any(
+        p.segmentation is not None and p.has_keypoints and not p.ignore and p.mask_quality >= _PASTE_QUALITY
+        for p in record.persons
+    )
 
 
 class StepSampler(Sampler[tuple[int, int]]):
-    """Shuffled (epoch, index) pairs that can start at any sample, so that a resumed run goes on exactly."""
+    """Shuffled (epoch, index) pairs that can start at any sample, so that a resumed run goes on exactly.
 
-    def __init__(self, length: int, seed: int, start: int, count: int) -> None:
+    `rank` of `world` processes gets every world-th sample, so that together they see each global batch once
+    (as torch's DistributedSampler deals them out, which cannot start in the middle of an epoch).
+    """
+
+    def __init__(self, length: int, seed: int, start: int, count: int, rank: int = 0, world: int = 1) -> None:
         self.length, self.seed, self.start, self.count = length, seed, start, count
+        self.rank, self.world = rank, world
 
     def __len__(self) -> int:
-        return self.count
+        return len(self._positions())
+
+    def _positions(self) -> range:
+        return range(self.start + self.rank, self.start + self.count, self.world)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch, order = -1, np.empty(0, np.int64)
-        for position in range(self.start, self.start + self.count):
+        for position in self._positions():
             if position // self.length != epoch:
                 epoch = position // self.length
                 order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
@@ -110,6 +189,7 @@ class Batch:
     disk_index:   int64 (P, 4): sample, keypoint type, row, column;  disk_offset float32 (P, 2).
     edge_index:   int64 (Q, 4): sample, directed edge, row, column;  edge_offset float32 (Q, 2).
     heatmap_valid, person_valid: bool (B, h, w);  person: float32 (B, h, w);  instance: int64 (B, h, w).
+    annotated_types: bool (B, K): whose heatmaps say anything.
     centroids_xy: per sample float32 (N, 2);  keypoints_xy: float32 (N, K, 2);  labelled: bool (N, K).
     """
 
@@ -119,6 +199,7 @@ class Batch:
     edge_index: Tensor
     edge_offset: Tensor
     heatmap_valid: Tensor
+    annotated_types: Tensor
     person: Tensor
     person_valid: Tensor
     instance: Tensor
@@ -162,6 +243,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         edge_index=sparse("edge_index"),
         edge_offset=joined("edge_offset"),
         heatmap_valid=dense("heatmap_valid"),
+        annotated_types=dense("annotated_types"),
         person=dense("person"),
         person_valid=dense("person_valid"),
         instance=dense("instance").long(),

@@ -18,8 +18,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from kdc_replay.demo_scene.photos import PhotoError
 from kdc_ros.demo import pictures
-from kdc_ros.demo.photos import PhotoError
 from kdc_ros.demo.playlist import PlaylistError, built_in, built_in_truth, from_input
 from kdc_ros.demo.processes import ProcessError
 from kdc_ros.demo.report import Seen, check_answers, make_report

@@ -22,8 +22,8 @@ from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
+from kdc_replay.demo_scene.photos import PhotoError
 from kdc_ros.demo.journal import Published, note
-from kdc_ros.demo.photos import PhotoError
 from kdc_ros.demo.playlist import Clip, PlaylistError, built_in, from_input
 
 TOPIC = "camera/image_raw"
@@ -71,7 +71,7 @@ class FakeCamera(Node):
         self._publisher.wait_for_all_acked(Duration(seconds=2.0))
 
     def _publish(self, clip: Clip, index: int, image: np.ndarray) -> None:
-        message = _image_message(image, clip.encoding)
+        message = image_message(image, clip.encoding)
         stamp = self.get_clock().now()
         message.header.stamp = stamp.to_msg()
         message.header.frame_id = FRAME_ID
@@ -88,7 +88,7 @@ def _with_due_times(clips: list[Clip]) -> Iterator[tuple[Clip, int, float, np.nd
             due_s += 1 / clip.fps
 
 
-def _image_message(image: np.ndarray, encoding: str) -> Image:
+def image_message(image: np.ndarray, encoding: str) -> Image:
     """A picture, uint8 (H, W, 3) or (H, W), as a message."""
     height, width = image.shape[:2]
     message = Image(

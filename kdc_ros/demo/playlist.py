@@ -13,9 +13,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from kdc_ros.demo import scene
-from kdc_ros.demo.photos import ALL_PHOTOS, PEOPLE_PHOTOS, Photo
-from kdc_ros.demo.truth import Truth
+from kdc_replay.demo_scene import scene
+from kdc_replay.demo_scene.photos import ALL_PHOTOS, PEOPLE_PHOTOS, Photo
+from kdc_replay.demo_scene.truth import Truth
 
 SCENE = "scene"
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")

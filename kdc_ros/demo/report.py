@@ -15,12 +15,12 @@ import numpy as np
 
 import kdc_core
 from kdc_core.types import People
+from kdc_replay.demo_scene.photos import ALL_PHOTOS, ASTRONAUT, GRACE_HOPPER
+from kdc_replay.demo_scene.truth import FrameMatch, Truth, compare
 from kdc_ros.demo.journal import Published
-from kdc_ros.demo.photos import ALL_PHOTOS, ASTRONAUT, GRACE_HOPPER
 from kdc_ros.demo.playlist import SCENE
 from kdc_ros.demo.recorder import Answer, AnswerError
 from kdc_ros.demo.session import Loaded, Session
-from kdc_ros.demo.truth import FrameMatch, Truth, compare
 
 # The verdict on the built-in pictures, see `judge`.
 MUST_BE_FOUND = (ASTRONAUT.name, GRACE_HOPPER.name)

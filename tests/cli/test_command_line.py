@@ -11,7 +11,7 @@ import pytest
 from kdc_cli.errors import CommandError
 from kdc_cli.main import COMMANDS, main
 
-NAMES = [module.__name__.rpartition(".")[2] for module in COMMANDS]
+NAMES = [module.__name__.rpartition(".")[2].replace("_", "-") for module in COMMANDS]
 
 
 def one_line_of(capsys: pytest.CaptureFixture[str], command: str) -> str:

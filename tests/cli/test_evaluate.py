@@ -19,17 +19,9 @@ from kdc_core.types import FrameResult, People
 
 pytest.importorskip("pycocotools")
 
+from kdc_core.coco_scores import KEYPOINT_METRICS, SEGM_METRICS, score_keypoints, score_masks
 from kdc_model.data.coco import AnnotationError
-from kdc_model.evaluate import (
-    KEYPOINT_METRICS,
-    SEGM_METRICS,
-    TruthImage,
-    evaluate,
-    format_table,
-    load_truth,
-    score_keypoints,
-    score_masks,
-)
+from kdc_model.evaluate import TruthImage, evaluate, format_table, load_truth
 
 HEIGHT, WIDTH = 240, 320
 IMAGES = 3
@@ -164,12 +156,12 @@ def test_keypoint_oks_is_coco_s(folder: Path) -> None:
 
     pixels = min(np.arange(1, 20, 0.01), key=lambda p: abs(oks(p) - 0.72))
     truth = truth_of(folder)
-    results = [r for i, t in enumerate(truth) for r in coco_results(true_people(i), t.record.image_id)]
+    results = [r for i, t in enumerate(truth) for r in coco_results(true_people(i), t.image_id)]
     for result in results:
         result["keypoints"] = (
             (np.reshape(result["keypoints"], (17, 3)) + [pixels, pixels, 0]).ravel().tolist()
         )
-    assert score_keypoints(truth, results)["AP"] == pytest.approx(0.5)
+    assert score_keypoints(truth, results).metrics["AP"] == pytest.approx(0.5)
 
 
 def test_nobody_found_scores_zero(folder: Path) -> None:
@@ -187,15 +179,15 @@ def test_nobody_annotated_and_nobody_found(folder: Path) -> None:
 def test_a_false_person_costs_precision(folder: Path) -> None:
     """One more person, surer than the true ones, where nobody is annotated."""
     truth = truth_of(folder)
-    results = [r for i, t in enumerate(truth) for r in coco_results(true_people(i), t.record.image_id)]
+    results = [r for i, t in enumerate(truth) for r in coco_results(true_people(i), t.image_id)]
     for image in truth:
-        extra = {**results[0], "image_id": image.record.image_id, "score": 0.99}
+        extra = {**results[0], "image_id": image.image_id, "score": 0.99}
         extra["keypoints"] = (np.reshape(extra["keypoints"], (17, 3)) + [150, 80, 0]).ravel().tolist()
         mask = np.zeros((HEIGHT, WIDTH), bool)
         mask[200:, 60:160] = True
         results.append({**extra, "segmentation": to_coco(mask)})
-    assert 0.4 < score_keypoints(truth, results)["AP50"] < 0.75
-    assert 0.4 < score_masks(truth, results)["AP50"] < 0.75
+    assert 0.4 < score_keypoints(truth, results).metrics["AP50"] < 0.75
+    assert 0.4 < score_masks(truth, results).metrics["AP50"] < 0.75
 
 
 @pytest.mark.parametrize("keys", [{"iscrowd": 1}, {"ignore": 1}, {"has_mask": False, "segmentation": []}])

@@ -247,7 +247,9 @@ def _paint(
     smoothing_cells: float,
 ) -> None:
     """Enlarge one person's soft mask into the source picture; take the pixels where it is the largest, above 0.5."""
-    inside = soft > 0.5
+    # A mask in the grey beside a narrow picture is nobody's.
+    rows, cols = (-(-side // stride) for side in letterbox.scaled_hw)
+    inside = (soft > 0.5) & (cells.row < rows) & (cells.col < cols)
     if not inside.any():
         return
     margin = 2
@@ -256,7 +258,7 @@ def _paint(
     near = (cells.row >= top) & (cells.row < bottom) & (cells.col >= left) & (cells.col < right)
     patch = np.zeros((bottom - top, right - left), np.float32)
     patch[cells.row[near] - top, cells.col[near] - left] = soft[near]
-    extend_over_border(patch, top, left, -(-letterbox.scaled_hw[0] // stride), -(-letterbox.scaled_hw[1] // stride))
+    extend_over_border(patch, top, left, rows, cols)
     if smoothing_cells >= 0.3:
         patch = cv2.GaussianBlur(patch, (5, 5), smoothing_cells, borderType=cv2.BORDER_REPLICATE)
     # Source pixel x lies at (x + 0.5) f - 0.5 in cells, f cells for each source pixel.

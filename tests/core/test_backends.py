@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kdc_core.backends.base import InferenceError, ModelLoadError, checked_outputs, load_backend
+from kdc_core.backends.base import (
+    BackendUnavailable,
+    InferenceError,
+    ModelLoadError,
+    checked_image,
+    checked_outputs,
+    load_backend,
+)
 from kdc_core.spec import METADATA_KEY, ModelSpec
 
 onnx = pytest.importorskip("onnx")
@@ -88,3 +96,66 @@ def test_nan_in_an_output() -> None:
     arrays["sigma"][3, 3] = np.nan
     with pytest.raises(InferenceError, match="'sigma' has NaN"):
         checked_outputs(arrays, ModelSpec(input_hw=(32, 40)), (32, 40))
+
+
+def test_outputs_of_another_type_or_missing() -> None:
+    arrays = outputs()
+    arrays["person"] = arrays["person"].astype(np.float64)
+    with pytest.raises(InferenceError, match="'person' is float64"):
+        checked_outputs(arrays, ModelSpec(input_hw=(32, 40)), (32, 40))
+    del arrays["person"]
+    with pytest.raises(InferenceError, match="no output 'person'"):
+        checked_outputs(arrays, ModelSpec(input_hw=(32, 40)), (32, 40))
+
+
+@pytest.mark.parametrize("image", [np.zeros((32, 32), np.uint8), np.zeros((32, 32, 3), np.float32)])
+def test_input_of_another_kind(image: np.ndarray) -> None:
+    with pytest.raises(InferenceError, match=r"uint8 \(H, W, 3\)"):
+        checked_image(image)
+
+
+def test_graph_whose_outputs_are_of_another_type(tmp_path: Path) -> None:
+    spec = ModelSpec(input_hw=(64, 64))
+    path = write_identity(tmp_path / "bytes.onnx", {METADATA_KEY: spec.to_json()}, spec.output_names)
+    with pytest.raises(ModelLoadError, match=r"another type.*'person' is tensor\(uint8\)"):
+        load_backend(path, "onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("backend", "options", "message"),
+    [
+        ("onnxruntime", {"precision": "fp16"}, r"precision of the file.*backend 'tensorrt'"),
+        ("torch", {}, r"no kdc_mobile\.pt2 beside kdc_mobile\.onnx.*kdc export .*--torch"),
+        ("tensorrt", {"device": "cpu"}, r"TensorRT has no CPU.*'onnxruntime'"),
+    ],
+)
+def test_named_runtime_that_cannot_work_says_what_would(
+    shipped_model: Path, backend: str, options: dict[str, str], message: str
+) -> None:
+    with pytest.raises(BackendUnavailable, match=message):
+        load_backend(shipped_model, backend, **options)
+
+
+def test_cuda_that_is_not_there_is_no_silent_cpu(shipped_model: Path) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    with pytest.raises(BackendUnavailable, match="no CUDA provider: install onnxruntime-gpu"):
+        load_backend(shipped_model, "onnxruntime", device="cuda")
+    with pytest.raises(BackendUnavailable, match="no runtime can run .*onnxruntime on CUDA: .*torch on CUDA: "):
+        load_backend(shipped_model, device="cuda")
+
+
+def test_choice_is_logged_with_its_reason(shipped_model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="kdc_core"):
+        load_backend(shipped_model, "onnxruntime", device="cpu")
+        load_backend(shipped_model, device="cpu")
+    asked, chosen = [r.getMessage() for r in caplog.records]
+    assert asked.startswith("backend: onnxruntime ") and asked.endswith("(CPU) for kdc_mobile.onnx, as asked for")
+    assert chosen.endswith("the first that works here")
+
+
+@pytest.mark.parametrize("options", [{"precision": "fp8"}, {"device": "tpu"}])
+def test_unknown_precision_or_device(shipped_model: Path, options: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="unknown .*'(fp8|tpu)': choose"):
+        load_backend(shipped_model, "onnxruntime", **options)

@@ -204,3 +204,13 @@ def test_mask_reaches_the_border_and_keeps_out_of_the_padding() -> None:
     assert labels.shape == (96, 128) and (labels == 1).all()
 
 
+
+
+def test_a_mask_beside_a_narrow_picture_is_nobodys() -> None:
+    """The grey beside a picture of 4 x 64 belongs to no pixel of it, whatever the network sees there."""
+    person = np.zeros((16, 16), np.float32)
+    person[4:12, 8:14] = 1.0
+    centre = np.broadcast_to(np.array([40.0, 32.0])[:, None, None], (2, 16, 16))
+    letterbox = Letterbox.fit((64, 4), (64, 64))
+    labels = decode_masks(mask_fields(person, centre, 20.0), one_pose((40.0, 32.0)), letterbox)
+    assert labels.shape == (64, 4) and not labels.any()

@@ -15,9 +15,11 @@ pytest.importorskip("kdc.msg", reason="needs the built messages")
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
+from kdc_core.tracking import FrameTracks
 from kdc_core.types import People
+from kdc_replay.demo_scene import scene
 from kdc_ros.conversions import masks_to_message, poses_to_message
-from kdc_ros.demo import camera, scene
+from kdc_ros.demo import camera
 from kdc_ros.demo.__main__ import REPORT, _remove_old, summary, write_pictures
 from kdc_ros.demo.journal import Published
 from kdc_ros.demo.pictures import spread
@@ -33,12 +35,12 @@ def answer(frame: Published, people: People, latency_ms: float = 80) -> Answer:
     """What a node would send that found exactly these people."""
     header = Header(frame_id=camera.FRAME_ID)
     header.stamp.sec, header.stamp.nanosec = divmod(frame.stamp_ns, 10**9)
-    ids = np.arange(1, len(people) + 1)
+    ids = np.arange(1, len(people) + 1, dtype=np.int32)
     hw = people.mask_labels.shape
     markers = MarkerArray(markers=[Marker(header=header, ns="labels", action=Marker.ADD) for _ in ids])
     return Answer(
         stamp_ns=frame.stamp_ns,
-        poses=poses_to_message(people, ids, header, hw),
+        poses=poses_to_message(people, dataclasses.replace(FrameTracks.untracked(len(people)), ids=ids), header, hw),
         published_ns=frame.stamp_ns + round(latency_ms * 1e6),
         masks=masks_to_message(people, ids, header),
         markers=markers,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdc_ros.demo import scene
-from kdc_ros.demo.photos import ALL_PHOTOS, PEOPLE_PHOTOS, Photo
+from kdc_replay.demo_scene import scene
+from kdc_replay.demo_scene.photos import ALL_PHOTOS, PEOPLE_PHOTOS, Photo
 from kdc_ros.demo.playlist import built_in_truth
 
 SAMPLED = range(0, scene.FRAMES, 6)

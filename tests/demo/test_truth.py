@@ -7,8 +7,8 @@ import pytest
 
 from kdc_core.skeleton import NUM_KEYPOINTS, OKS_SIGMAS
 from kdc_core.types import People
-from kdc_ros.demo.scene import make_truth
-from kdc_ros.demo.truth import Truth, box_ious, compare, mask_ious
+from kdc_replay.demo_scene.scene import make_truth
+from kdc_replay.demo_scene.truth import Truth, box_ious, compare, mask_ious
 
 SIZE_HW = (60, 100)
 NOSE = 0

@@ -10,12 +10,22 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
-from kdc_core.backends.base import load_backend  # noqa: E402
+from kdc_core.backends.base import BackendUnavailable, InferenceError, ModelLoadError, load_backend  # noqa: E402
 from kdc_core.decode.candidates import find_candidates  # noqa: E402
 from kdc_core.encode import encode, ideal_fields  # noqa: E402
-from kdc_core.spec import ModelSpec  # noqa: E402
+from kdc_core.spec import ModelSpec, ModelSpecError  # noqa: E402
 from kdc_model.candidate_graph import CandidateFinder  # noqa: E402
-from kdc_model.export import ParityError, check_parity, export_onnx, write_onnx  # noqa: E402
+from kdc_model.config import TrainConfig  # noqa: E402
+from kdc_model.export import (  # noqa: E402
+    ParityError,
+    check_fields,
+    check_people,
+    export_onnx,
+    with_fixed_size,
+    write_onnx,
+    write_program,
+)
+from kdc_model.from_onnx import load_exported  # noqa: E402
 from kdc_model.network import FieldTensors, KDCNet, NetworkConfig  # noqa: E402
 from tests.core.made_people import made_truth  # noqa: E402
 
@@ -45,8 +55,35 @@ def exported(
 
 def test_parity_on_several_sizes(exported: tuple[KDCNet, ModelSpec, Path]) -> None:
     network, spec, path = exported
-    check_parity(network, spec, path)
+    check_fields(network, load_backend(path, "onnxruntime"))
     assert load_backend(path).spec == spec
+
+
+def test_program_on_several_sizes(exported: tuple[KDCNet, ModelSpec, Path]) -> None:
+    network, spec, path = exported
+    if spec.mask_mode != "embedding":
+        pytest.skip("one form is enough")
+    write_program(network, spec, path.with_suffix(".pt2"))
+    backend = load_backend(path, "torch")
+    assert backend.name.startswith("torch ") and backend.spec == spec
+    check_fields(network, backend)
+
+
+def test_people_of_the_shipped_file_are_torchs(shipped_model: Path, repository: Path) -> None:
+    """Torch's fields and the reference decoder against the graph, people by people, square and not."""
+    data = pytest.importorskip("skimage.data")
+    config = TrainConfig.load(repository / "configs" / "mobile_photos.yaml")
+    network = KDCNet(config.network()).eval()
+    load_exported(network, shipped_model)
+    photo = np.ascontiguousarray(data.astronaut())
+    # Alone, beside herself, and cut to half a figure: one and several people, wide and high pictures.
+    pictures = [photo, np.hstack([photo, photo[:, ::-1]]), np.ascontiguousarray(photo[:, 100:340])]
+    backend = load_backend(shipped_model, "onnxruntime")
+    check_people(network, backend, pictures)
+    with torch.no_grad():
+        network.seg.fine.bias -= 20.0
+    with pytest.raises(ParityError, match="other people than torch"):
+        check_people(network, backend, pictures)
 
 
 def test_parity_check_sees_another_network(exported: tuple[KDCNet, ModelSpec, Path]) -> None:
@@ -55,7 +92,7 @@ def test_parity_check_sees_another_network(exported: tuple[KDCNet, ModelSpec, Pa
         network.seg.fine.bias += 0.5
     try:
         with pytest.raises(ParityError, match="differs"):
-            check_parity(network, spec, path)
+            check_fields(network, load_backend(path, "onnxruntime"))
     finally:
         with torch.no_grad():
             network.seg.fine.bias -= 0.5
@@ -83,16 +120,39 @@ def test_candidate_graph_is_the_reference_decoder() -> None:
 
 
 def test_export_from_a_checkpoint(tmp_path: Path) -> None:
-    from kdc_model.config import TrainConfig
+
 
     network = lively_network()
     config = TrainConfig(("a.json",), ("images",), channels=16, head_units=1, long_side=320)
     state = network.state_dict()
     torch.save({"config": config.to_dict(), "step": 7, "network": state, "average": state}, tmp_path / "last.pt")
-    spec = export_onnx(tmp_path / "last.pt", tmp_path / "model.onnx", provenance={"note": "made"})
-    loaded = load_backend(tmp_path / "model.onnx").spec
-    assert loaded == spec
-    assert loaded.provenance == {"trunk": "mobilenet_v1_075", "step": 7, "note": "made"}
-    assert not list(tmp_path.glob("*.partial*"))
+    out = tmp_path / "model.onnx"
+    spec = export_onnx(
+        tmp_path / "last.pt", out, provenance={"note": "made"}, fixed_hw=(96, 160), torch_program=True
+    )
+    backend = load_backend(out, "onnxruntime")
+    assert backend.spec == spec
+    assert spec.provenance == {"trunk": "mobilenet_v1_075", "step": 7, "note": "made"}
+    # One size, in both files, and no other.
+    assert not spec.dynamic_input and spec.letterbox((480, 640)).input_hw == (96, 160)
+    for loaded in (backend, load_backend(out, "torch")):
+        assert loaded.run(np.zeros((96, 160, 3), np.uint8)).masks.person.shape == (24, 40)
+        with pytest.raises(InferenceError, match=r"\(128, 160, 3\)"):
+            loaded.run(np.zeros((128, 160, 3), np.uint8))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last.pt", "model.onnx", "model.pt2"]
     content = (tmp_path / "model.onnx").read_bytes()
     assert b"/kdc_model/" not in content, "no paths of the machine it was made on"
+
+
+def test_size_that_the_network_cannot_have() -> None:
+    with pytest.raises(ModelSpecError, match="100x160.*multiples of 32"):
+        with_fixed_size(ModelSpec(input_hw=(256, 256)), (100, 160))
+
+
+def test_program_that_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "broken.pt2"
+    path.write_bytes(b"not a program")
+    with pytest.raises(ModelLoadError, match=r"broken\.pt2 is not a usable exported program"):
+        load_backend(path)
+    with pytest.raises(BackendUnavailable, match="take backend 'torch'"):
+        load_backend(path, "onnxruntime")

@@ -29,10 +29,11 @@ KEYPOINTS_XY = np.array(
 )  # fmt: skip
 
 
-def write_canned_model(path: Path, busy_work: int = 0) -> Path:
+def write_canned_model(path: Path, busy_work: int = 0, load_work: int = 0) -> Path:
     """Write the model to `path`.
 
     busy_work: size n of an n x n matrix product that the graph does besides, to be slow (1500: a few 100 ms).
+    load_work: the same with constants, which the runtime works out while it loads the model.
     """
     candidates = np.zeros((NUM_KEYPOINTS, 2, 3), np.float32)
     candidates[:, 0, :2] = KEYPOINTS_XY
@@ -73,6 +74,16 @@ def write_canned_model(path: Path, busy_work: int = 0) -> Path:
             helper.make_node("Add", ["factor", "nothing"], ["slow_factor"]),
         ]
         factor = "slow_factor"
+    if load_work:
+        weights.append(numpy_helper.from_array(np.array([load_work, load_work], np.int64), "load_shape"))
+        weights.append(numpy_helper.from_array(np.array(0.0, np.float32), "load_zero"))
+        nodes += [
+            helper.make_node("Expand", ["load_zero", "load_shape"], ["load_matrix"]),
+            helper.make_node("MatMul", ["load_matrix", "load_matrix"], ["load_product"]),
+            helper.make_node("ReduceMean", ["load_product"], ["load_effort"], keepdims=0),
+            helper.make_node("Add", [factor, "load_effort"], ["late_factor"]),
+        ]
+        factor = "late_factor"
     outputs = []
     for name in OUTPUT_NAMES:
         weights.append(numpy_helper.from_array(constants[name], f"{name}_constant"))

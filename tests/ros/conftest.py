@@ -63,3 +63,19 @@ def canned_model(tmp_path_factory):
     from tests.ros.canned_model import write_canned_model
 
     return write_canned_model(tmp_path_factory.mktemp("model") / "canned.onnx")
+
+
+@pytest.fixture
+def make_bench(ros):
+    """Makes real nodes inside this process, each with a client."""
+    from tests.ros.node_bench import NodeBench
+
+    made: list = []
+
+    def make(**parameters):
+        made.append(NodeBench(**parameters))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.close()

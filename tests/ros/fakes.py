@@ -75,5 +75,5 @@ class FakeOutputs:
     def __init__(self) -> None:
         self.frames: list[tuple] = []
 
-    def publish(self, image, result, track_ids, header, settings) -> None:
-        self.frames.append((image, result, track_ids, header, settings))
+    def publish(self, frame, result, tracks, settings) -> None:
+        self.frames.append((frame, result, tracks, settings))

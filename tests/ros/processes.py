@@ -15,6 +15,7 @@ import numpy as np
 import rclpy
 from ament_index_python.packages import get_package_prefix
 from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray
 from kdc.msg import InstanceMaskArray, PoseArray
 from rcl_interfaces.msg import SetParametersResult
 from rcl_interfaces.srv import SetParameters
@@ -22,7 +23,8 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
-from std_msgs.msg import Header
+from std_msgs.msg import Float64, Header
+from std_srvs.srv import Trigger
 from visualization_msgs.msg import MarkerArray
 
 from kdc_ros.image_conversion import rgb_to_message
@@ -86,6 +88,23 @@ class NodeProcess:
     def wait_ready(self) -> None:
         """Wait until the node listens."""
         self.wait_for_log("waiting for images")
+
+    def wait_for_loading(self) -> None:
+        """Wait until the node says on /diagnostics that it loads the network."""
+        observer, said = rclpy.create_node("observer"), []
+        observer.create_subscription(DiagnosticArray, "/diagnostics", said.append, 10)
+        executor = SingleThreadedExecutor()
+        executor.add_node(observer)
+
+        def loading() -> bool:
+            executor.spin_once(timeout_sec=0.1)
+            return any(s.message.startswith("loading the network") for array in said for s in array.status)
+
+        try:
+            assert wait_until(loading, START_TIMEOUT_S), "\n".join(self.lines)
+        finally:
+            executor.shutdown()
+            observer.destroy_node()
 
     def exit_code(self, timeout_s: float = START_TIMEOUT_S) -> int:
         """Wait for the process's end."""
@@ -184,6 +203,25 @@ class Peer:
         """Those messages whose header has the stamp."""
         return [m for m in messages if m.header.stamp.sec == stamp_s]
 
+    def listen_to_latency_and_diagnostics(self) -> None:
+        """Keep ~/latency and /diagnostics from now on."""
+        self.latencies_s: list[float] = []
+        self.diagnostics: list[DiagnosticArray] = []
+        self._subscriptions += [
+            self._node.create_subscription(Float64, "/kdc/latency", lambda m: self.latencies_s.append(m.data), 10),
+            self._node.create_subscription(DiagnosticArray, "/diagnostics", self.diagnostics.append, 10),
+        ]
+
+    def diagnostic(self, name: str) -> dict[str, str]:
+        """The values of the node's newest status of that name."""
+        [status] = [s for s in self.diagnostics[-1].status if s.name == f"kdc: {name}"]
+        return {pair.key: pair.value for pair in status.values}
+
+    def send_picture_of_now(self, image: np.ndarray) -> None:
+        """Publish a picture, uint8 (H, W, 3) RGB, stamped now."""
+        stamp = self._node.get_clock().now().to_msg()
+        self._images.publish(rgb_to_message(image, Header(stamp=stamp, frame_id="camera")))
+
     def set_parameter(self, name: str, value: Any) -> SetParametersResult:
         """Change a parameter of the node through its service, as `ros2 param set` does."""
         client = self._node.create_client(SetParameters, "/kdc/set_parameters")
@@ -192,6 +230,14 @@ class Peer:
         future = client.call_async(request)
         assert wait_until(future.done, EXCHANGE_TIMEOUT_S)
         return future.result().results[0]
+
+    def trigger(self, service: str) -> Trigger.Response:
+        """Call a service of type std_srvs/Trigger."""
+        client = self._node.create_client(Trigger, service)
+        assert client.wait_for_service(EXCHANGE_TIMEOUT_S)
+        future = client.call_async(Trigger.Request())
+        assert wait_until(future.done, EXCHANGE_TIMEOUT_S)
+        return future.result()
 
     def create_subscription(self, kind: type, topic: str, qos: QoSProfile) -> None:
         """Another subscription, whose messages are not kept."""

@@ -9,23 +9,54 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 from builtin_interfaces.msg import Time
-from kdc.msg import InstanceMask, InstanceMaskArray, Keypoint, PersonPose, PoseArray
+from kdc.msg import (
+    InstanceMask,
+    InstanceMaskArray,
+    InstancePolygons,
+    Keypoint,
+    PersonPose,
+    PolygonRing,
+    PoseArray,
+)
 from pycocotools import mask as coco_mask
 from rclpy.serialization import deserialize_message, serialize_message
 from std_msgs.msg import Header
 
+from kdc_core.polygons import rings_to_mask
+from kdc_core.positions import Positions, PositionSource
 from kdc_core.skeleton import KEYPOINT_NAMES, NUM_KEYPOINTS
+from kdc_core.tracking import FrameTracks, TrackState
 from kdc_core.types import People
 from kdc_ros.conversions import (
+    label_image_to_message,
     mask_from_message,
     mask_to_message,
     masks_to_message,
     people_from_messages,
+    polygons_to_message,
     poses_to_message,
+    positions_from_message,
+    rings_from_message,
+    tracks_from_message,
 )
+from kdc_ros.tracking import TrackIds
 from tests.ros.fakes import random_people
+from tests.tracking.standing import people as people_at
 
 HEADER = Header(stamp=Time(sec=1234567890, nanosec=987654321), frame_id="camera_optical")
+
+
+def random_tracks(count: int) -> FrameTracks:
+    """Identities with random numbers in them, of which the first is none."""
+    rng = np.random.default_rng(count)
+    velocities = rng.normal(size=(count, 2)).astype(np.float32) * 100
+    velocities[:1] = np.nan
+    return FrameTracks(
+        ids=np.arange(count, dtype=np.int32) * 3,
+        states=np.arange(count, dtype=np.uint8) % 3,
+        ages_s=rng.random(count, np.float32),
+        velocities_xy=velocities,
+    )
 
 
 def over_the_wire(message):
@@ -43,8 +74,9 @@ def test_joint_constants_are_the_skeleton():
 def test_round_trip_is_lossless(count):
     image_hw = (31, 45)
     people = random_people(count, image_hw, seed=count)
-    ids = np.arange(count, dtype=np.int32) * 3
-    poses = over_the_wire(poses_to_message(people, ids, HEADER, image_hw))
+    tracks = random_tracks(count)
+    ids = tracks.ids
+    poses = over_the_wire(poses_to_message(people, tracks, HEADER, image_hw))
     masks = over_the_wire(masks_to_message(people, ids, HEADER))
     assert poses.header == masks.header == HEADER
     assert (poses.image_height, poses.image_width) == (masks.image_height, masks.image_width) == image_hw
@@ -59,11 +91,16 @@ def test_round_trip_is_lossless(count):
     assert np.array_equal(back.boxes_xyxy, people.boxes_xyxy)
     assert np.array_equal(back.mask_labels, people.mask_labels)
     assert np.array_equal(back_ids, ids)
+    back_tracks = tracks_from_message(poses)
+    for name in ("ids", "states", "ages_s", "velocities_xy"):
+        value = getattr(back_tracks, name)
+        assert value.dtype == getattr(tracks, name).dtype
+        assert np.array_equal(value, getattr(tracks, name), equal_nan=value.dtype.kind == "f"), name
 
 
 def test_a_missing_keypoint_has_no_place():
     people = random_people(3, (8, 8))
-    message = over_the_wire(poses_to_message(people, np.zeros(3, int), HEADER, (8, 8)))
+    message = over_the_wire(poses_to_message(people, FrameTracks.untracked(3), HEADER, (8, 8)))
     for person, scores in zip(message.people, people.keypoint_scores):
         for keypoint, score in zip(person.keypoints, scores):
             assert math.isnan(keypoint.x) == math.isnan(keypoint.y) == (score == 0)
@@ -74,25 +111,104 @@ def test_a_missing_keypoint_has_no_place():
 
 def test_positions_travel():
     people = random_people(2, (8, 8))
-    positions = np.random.default_rng(1).random((2, NUM_KEYPOINTS, 3))
-    positions[0, 3] = np.nan
-    message = over_the_wire(poses_to_message(people, np.zeros(2, int), HEADER, (8, 8), positions))
-    got = [[(k.position.x, k.position.y, k.position.z) for k in p.keypoints] for p in message.people]
-    assert np.array_equal(np.array(got), positions, equal_nan=True)
+    rng = np.random.default_rng(1)
+    positions = Positions(
+        keypoints_m=rng.random((2, NUM_KEYPOINTS, 3)),
+        roots_m=np.array([[0.5, -0.25, 3.0], [np.nan] * 3]),
+        stds_m=np.array([0.125, np.nan]),
+        sources=np.array([PersonPose.POSITION_DEPTH, PersonPose.POSITION_NONE], np.uint8),
+    )
+    positions.keypoints_m[0, 3] = np.nan
+    message = over_the_wire(poses_to_message(people, FrameTracks.untracked(2), HEADER, (8, 8), positions))
+    back = positions_from_message(message)
+    for name in ("keypoints_m", "roots_m", "stds_m", "sources"):
+        assert np.array_equal(getattr(back, name), getattr(positions, name), equal_nan=True), name
+    unknown = positions_from_message(over_the_wire(poses_to_message(people, FrameTracks.untracked(2), HEADER, (8, 8))))
+    assert unknown.sources.tolist() == [PersonPose.POSITION_NONE] * 2
+    assert np.isnan(unknown.roots_m).all()
+    assert np.isnan(unknown.stds_m).all()
+
+
+def test_position_sources_are_the_messages_constants():
+    for source in PositionSource:
+        assert getattr(PersonPose, f"POSITION_{source.name}") == source
+
+
+@pytest.mark.parametrize(("wide", "encoding", "dtype"), [(False, "mono8", np.uint8), (True, "16UC1", np.uint16)])
+def test_label_image(wide, encoding, dtype):
+    people = random_people(7, (31, 45))
+    message = over_the_wire(label_image_to_message(people, HEADER, wide))
+    assert (message.header, message.encoding, message.height, message.width) == (HEADER, encoding, 31, 45)
+    assert message.step == 45 * np.dtype(dtype).itemsize
+    labels = np.frombuffer(message.data, dtype).reshape(31, 45)
+    assert np.array_equal(labels, people.mask_labels)
+
+
+def test_a_narrow_label_image_of_many_people_shows_the_first():
+    people = random_people(300, (40, 50))
+    labels = np.frombuffer(label_image_to_message(people, HEADER).data, np.uint8).reshape(40, 50)
+    assert np.array_equal(labels, np.where(people.mask_labels > 255, 0, people.mask_labels))
+
+
+def test_polygons_are_the_masks():
+    image_hw = (60, 80)
+    people = random_people(4, image_hw, seed=3)
+    ids = np.array([5, 0, 9, 2])
+    message = over_the_wire(polygons_to_message(people, ids, HEADER, tolerance_px=0.0))
+    assert message.header == HEADER
+    assert (message.image_height, message.image_width) == image_hw
+    assert [instance.track_id for instance in message.instances] == ids.tolist()
+    assert np.array_equal(np.array([i.score for i in message.instances], np.float32), people.scores)
+    for i, instance in enumerate(message.instances):
+        assert np.array_equal(rings_to_mask(rings_from_message(instance), image_hw), people.mask(i))
+    empty = People(
+        people.keypoints_xy, people.keypoint_scores, people.scores, people.boxes_xyxy, np.zeros(image_hw, np.uint16)
+    )
+    assert [i.rings for i in polygons_to_message(empty, ids, HEADER, 1.0).instances] == [[]] * 4
+    with pytest.raises(ValueError, match="ring"):
+        rings_from_message(InstancePolygons(rings=[PolygonRing(x=[1, 2], y=[1])]))
+
+
+def test_states_have_the_trackers_numbers():
+    for state in TrackState:
+        assert getattr(PersonPose, state.name) == state
+    assert PersonPose.UNTRACKED == PersonPose().state == 0
+
+
+def test_the_hidden_travel_beside_those_who_are_seen():
+    """A person walks to the right and is not found any more: the message says where she should be by now."""
+    tracker = TrackIds()
+    for i in range(20):
+        tracker.update(people_at({"x": 100 + 2 * i, "y": 100}), i / 30)
+    tracks = tracker.update(People.empty(), 21 / 30)
+    message = over_the_wire(poses_to_message(People.empty(), tracks, HEADER, (200, 300)))
+    assert message.people == []
+    [person] = message.unseen
+    assert (person.track_id, person.state) == (1, PersonPose.OCCLUDED)
+    assert person.age_s == pytest.approx(21 / 30)
+    assert (person.x_min + person.x_max) / 2 == pytest.approx(100 + 2 * 21, abs=2)
+    assert person.velocity_x == pytest.approx(60, abs=3)
+    assert person.keypoints[Keypoint.NOSE].y == pytest.approx(60, abs=2)
+    [track], [back] = tracks.unseen, tracks_from_message(message).unseen
+    assert (back.id, back.state, back.age_s) == (track.id, track.state, pytest.approx(track.age_s))
+    for name in ("box_xyxy", "keypoint_scores", "velocity_xy"):
+        assert np.array_equal(getattr(back, name), getattr(track, name)), name
+    found = track.keypoint_scores > 0
+    assert np.array_equal(back.keypoints_xy[found], track.keypoints_xy[found])
 
 
 def test_people_without_masks():
     people = random_people(2, (8, 8), masks=False)
     with pytest.raises(ValueError, match="no masks"):
         masks_to_message(people, np.zeros(2, int), HEADER)
-    back, _ = people_from_messages(poses_to_message(people, np.zeros(2, int), HEADER, (8, 8)))
+    back, _ = people_from_messages(poses_to_message(people, FrameTracks.untracked(2), HEADER, (8, 8)))
     assert back.mask_labels is None
 
 
 def test_wrong_number_of_ids():
     people = random_people(2, (8, 8))
     for convert in (
-        lambda: poses_to_message(people, np.zeros(1), HEADER, (8, 8)),
+        lambda: poses_to_message(people, FrameTracks.untracked(1), HEADER, (8, 8)),
         lambda: masks_to_message(people, np.zeros(3), HEADER),
     ):
         with pytest.raises(ValueError, match="track ids"):
@@ -169,7 +285,7 @@ def test_overlapping_masks_stay_whole():
     received = over_the_wire(masks)
     for message, mask in zip(received.masks, (first, second)):
         assert np.array_equal(mask_from_message(message, (12, 12)), mask)
-    poses = poses_to_message(random_people(2, (12, 12), masks=False), np.zeros(2, int), HEADER, (12, 12))
+    poses = poses_to_message(random_people(2, (12, 12), masks=False), FrameTracks.untracked(2), HEADER, (12, 12))
     people, _ = people_from_messages(poses, received)
     assert np.array_equal(people.mask(0), first)
     assert np.array_equal(people.mask(1), second & ~first)
@@ -190,7 +306,7 @@ def test_malformed_masks_are_refused():
 def test_messages_of_different_images_are_refused():
     people = People.empty((4, 4))
     none = np.zeros(0, int)
-    poses = poses_to_message(people, none, HEADER, (4, 4))
+    poses = poses_to_message(people, FrameTracks.untracked(len(people)), HEADER, (4, 4))
     later = Header(stamp=Time(sec=1234567891), frame_id=HEADER.frame_id)
     with pytest.raises(ValueError, match="not of the same image"):
         people_from_messages(poses, masks_to_message(people, none, later))

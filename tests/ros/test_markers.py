@@ -7,18 +7,18 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 from rclpy.serialization import serialize_message
-from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker
 
+from kdc_core.camera import CameraModel
+from kdc_core.positions import Positions, PositionSource
 from kdc_core.types import People
-from kdc_ros.camera import Pinhole
 from kdc_ros.markers import PLANE_DEPTH_M, MarkerBuilder
 from tests.ros.fakes import random_people
 
 HEADER = Header(frame_id="optical")
 IMAGE_HW = (480, 640)
-CAMERA = Pinhole.guess(IMAGE_HW)
+CAMERA = CameraModel.guess(IMAGE_HW)
 
 
 def by_action(message, action):
@@ -86,12 +86,52 @@ def test_a_person_without_visible_joints_shows_no_empty_lists():
     assert by_action(message, Marker.DELETE) == {("joints", 3), ("bones", 3)}
 
 
-def test_pinhole_from_camera_info():
-    info = CameraInfo(width=1280, height=960)
-    info.k = [1000.0, 0.0, 639.5, 0.0, 990.0, 479.5, 0.0, 0.0, 1.0]
-    same = Pinhole.from_camera_info(info, (960, 1280))
-    assert (same.fx, same.fy, same.cx, same.cy) == (1000.0, 990.0, 639.5, 479.5)
-    half = Pinhole.from_camera_info(info, (480, 640))
-    assert (half.fx, half.fy, half.cx, half.cy) == (500.0, 495.0, 319.5, 239.5)
-    assert Pinhole.from_camera_info(CameraInfo(width=640, height=480), (480, 640)) is None
-    assert np.allclose(half.to_plane(np.array([819.5, 239.5]), 2.0), [2.0, 0.0, 2.0])
+def positions_of(people, source, depth_m):
+    """Places for people: all at one depth."""
+    positions = Positions.unknown(len(people))
+    if source == PositionSource.DEPTH:
+        positions.keypoints_m[:] = CAMERA.to_plane(people.keypoints_xy, depth_m)
+    positions.roots_m[:] = (0.0, 0.0, depth_m)
+    positions.stds_m[:] = 0.25
+    positions.sources[:] = source
+    return positions
+
+
+def test_a_measured_person_stands_in_space():
+    people = random_people(1, IMAGE_HW, masks=False)
+    positions = positions_of(people, PositionSource.DEPTH, 3.0)
+    visible = np.flatnonzero(people.keypoint_scores[0] >= 0.2)
+    positions.keypoints_m[0, visible[0]] = np.nan  # a hole in the depth image
+    positions.keypoints_m[0, visible[1], 2] = 2.5
+    message = MarkerBuilder(0.2).build(people, np.array([4]), HEADER, CAMERA, positions)
+    joints, bones, label = message.markers
+    assert [(p.x, p.y, p.z) for p in joints.points] == [tuple(positions.keypoints_m[0, k]) for k in visible[1:]]
+    assert all(np.isfinite((p.x, p.y, p.z)).all() for p in bones.points)
+    assert joints.scale.x == pytest.approx(0.05)
+    assert label.text.endswith("3.00 m")
+    assert label.pose.position.y < min(p.y for p in joints.points)  # above the head
+    serialize_message(message)
+
+
+def test_an_estimated_person_is_a_flat_figure_at_that_distance():
+    people = random_people(1, IMAGE_HW, masks=False)
+    at = {}
+    for depth_m in (2.0, 4.0):
+        positions = positions_of(people, PositionSource.ESTIMATED, depth_m)
+        message = MarkerBuilder(0.2).build(people, np.array([4]), HEADER, CAMERA, positions)
+        at[depth_m] = message.markers
+        places = np.array([(p.x, p.y, p.z) for p in message.markers[0].points])
+        visible = people.keypoint_scores[0] >= 0.2
+        assert np.allclose(places[:, 2], depth_m)
+        assert np.allclose(CAMERA.project(places), people.keypoints_xy[0, visible], atol=1e-2)
+    assert at[4.0][0].scale.x == pytest.approx(2 * at[2.0][0].scale.x)
+    assert at[4.0][2].text.endswith("~4.0 m +- 0.2")
+
+
+def test_a_measured_person_without_measured_joints_keeps_the_label():
+    people = random_people(1, IMAGE_HW, masks=False)
+    positions = positions_of(people, PositionSource.DEPTH, 3.0)
+    positions.keypoints_m[:] = np.nan
+    message = MarkerBuilder(0.2).build(people, np.array([4]), HEADER, CAMERA, positions)
+    assert by_action(message, Marker.ADD) == {("labels", 4)}
+    assert message.markers[2].pose.position.z == 3.0

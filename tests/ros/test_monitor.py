@@ -56,7 +56,7 @@ def test_frames_again_and_silence_again():
     bench = Bench(timeout_s=5.0)
     bench.after(6.0)
     bench.now_s = time.monotonic()
-    bench.statistics.count_received(superseded=False)
+    bench.statistics.count_received()
     assert bench.after(0.0) == [("info", "frames on '/image' again")]
     [(level, _)] = bench.after(6.0)
     assert level == "warning"
@@ -69,13 +69,16 @@ def test_silence_can_be_ignored():
 
 def test_drops_are_summed_up_now_and_then():
     bench = Bench(timeout_s=0.0)
-    for superseded in (False, True, True):
-        bench.statistics.count_received(superseded)
+    for _ in range(3):
+        bench.statistics.count_received()
+    for _ in range(2):
+        bench.statistics.count_superseded()
     bench.statistics.count_rejected("too short")
     bench.statistics.count_failed()
-    bench.statistics.count_processed({}, 0.025)
+    bench.statistics.count_processed({}, 0.025, people=1)
     assert bench.after(1.0) == []
     [(level, text)] = bench.after(SUMMARY_PERIOD_S)
     assert level == "info"
-    assert "1 frames processed, 2 skipped for newer ones, 1 malformed, 1 failed, latest latency 25 ms" in text
+    assert "1 frames processed, 2 skipped for newer ones, 1 malformed, 0 too old, 1 failed" in text
+    assert "latest latency 25 ms" in text
     assert bench.after(SUMMARY_PERIOD_S) == []  # nothing new

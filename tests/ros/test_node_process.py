@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("onnx", reason="needs onnx")
-from kdc.msg import Keypoint, PoseArray
+from kdc.msg import Keypoint, PersonPose, PoseArray
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
@@ -19,10 +19,11 @@ from kdc_core.geometry import Letterbox
 from kdc_ros.conversions import people_from_messages
 from kdc_ros.image_conversion import image_to_rgb, rgb_to_message
 from tests.ros import canned_model as canned
-from tests.ros.processes import EXCHANGE_TIMEOUT_S, wait_until
+from tests.ros.processes import EXCHANGE_TIMEOUT_S, slowdown, wait_until
 
 IMAGE_HW = (240, 320)
 BRIGHT = np.full((*IMAGE_HW, 3), 180, np.uint8)
+STAGES = ("preprocess (ms)", "inference (ms)", "decode (ms)", "masks (ms)")
 DARK = np.zeros((*IMAGE_HW, 3), np.uint8)
 
 
@@ -92,6 +93,29 @@ def test_large_frames_arrive(start_node, make_peer, canned_model):
         poses = peer.answer_to(large, stamp)
         assert len(poses.people) == 1
         assert (poses.image_height, poses.image_width) == (1080, 1920)
+
+
+def test_ids_and_states_until_tracking_is_reset(start_node, make_peer, canned_model):
+    node = start_node(model=canned_model)
+    node.wait_ready()
+    peer = make_peer()
+    peer.wait_connected()
+    people = [peer.answer_to(BRIGHT, stamp_s=100 + i).people[0] for i in range(3)]
+    ids = {person.track_id for person in people}
+    assert len(ids) == 1 and min(ids) > 0
+    assert people[0].state == PersonPose.TENTATIVE
+    assert people[2].state == PersonPose.TRACKED
+    assert people[2].age_s == pytest.approx(2)
+    assert (people[2].velocity_x, people[2].velocity_y) == pytest.approx((0, 0), abs=1)
+    dark = peer.answer_to(DARK, stamp_s=103)
+    assert [(p.track_id, p.state) for p in dark.unseen] == [(people[2].track_id, PersonPose.OCCLUDED)]
+    assert peer.answer_to(BRIGHT, stamp_s=104).people[0].track_id in ids
+
+    assert peer.trigger("/kdc/reset_tracking").success
+    anew = peer.answer_to(BRIGHT, stamp_s=105)
+    assert anew.people[0].track_id > max(ids)
+    assert anew.people[0].state == PersonPose.TENTATIVE
+    assert anew.unseen == []
 
 
 def test_parameters_change_while_it_runs(start_node, make_peer, canned_model):
@@ -175,7 +199,7 @@ def test_an_unknown_backend(start_node, canned_model):
     node = start_node(model=canned_model, backend="abacus")
     assert node.exit_code() == 1
     assert len(node.lines) == 1
-    assert "unknown backend 'abacus'" in node.lines[0]
+    assert "parameter 'backend' must be one of" in node.lines[0]
 
 
 def test_a_signal_while_idle(start_node, canned_model):
@@ -200,3 +224,54 @@ def test_a_signal_while_the_network_is_busy_for_long(start_node, make_peer, tmp_
     assert code == 0
     assert seconds < 2
     assert not node.logged("Traceback")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_while_the_network_is_being_loaded(start_node, tmp_path, number):
+    model = canned.write_canned_model(tmp_path / "late.onnx", load_work=4000)
+    node = start_node(model=model, threads=1)
+    node.wait_for_loading()
+    code, seconds = node.stop(number)
+    assert not node.logged("waiting for images"), "the network was meant to be loading still"
+    assert code == 0
+    assert seconds < 2
+    assert not node.logged("Traceback")
+
+
+def test_a_signal_right_at_the_start(start_node, canned_model):
+    node = start_node(model=canned_model)
+    time.sleep(0.3)  # Python is still importing
+    code, seconds = node.stop(signal.SIGTERM)
+    assert code in (0, -signal.SIGTERM)
+    assert seconds < 2
+    assert not node.logged("Traceback")
+
+
+def test_results_are_no_older_than_a_frame_interval_and_an_inference(start_node, make_peer, tmp_path):
+    """A camera of 30 Hz in front of a network that takes longer: nothing queues up, what is skipped is counted."""
+    model = canned.write_canned_model(tmp_path / "slow.onnx", busy_work=1000)
+    node = start_node(model=model, threads=1)
+    node.wait_ready()
+    peer = make_peer()
+    peer.wait_connected()
+    peer.answer_to(BRIGHT, stamp_s=1)
+    peer.listen_to_latency_and_diagnostics()
+    interval_s, seconds, count = 1 / 30, 6.0, 0
+    started = time.monotonic()
+    while (now := time.monotonic()) < started + seconds:
+        if now >= started + count * interval_s:
+            peer.send_picture_of_now(BRIGHT)
+            count += 1
+        time.sleep(0.002)
+    assert wait_until(lambda: peer.latencies_s and peer.diagnostics, EXCHANGE_TIMEOUT_S)
+    output, counts = peer.diagnostic("output"), peer.diagnostic("input")
+    inference_s = sum(float(v) for k, v in output.items() if k in STAGES) * 1e-3
+    assert len(peer.latencies_s) < 0.9 * count, "the network was meant to be slower than the camera"
+    assert min(peer.latencies_s) > 0
+    # On a busy machine everything takes longer than the stages' own mean: hence the factor and the constant.
+    limit_s = 2 * (interval_s + inference_s) + 0.1 * slowdown()
+    p95_s = float(np.percentile(peer.latencies_s, 95))
+    assert p95_s < limit_s, f"{p95_s:.3f} s; stages {inference_s:.3f} s"
+    assert float(output["age p95 (ms)"]) > 0
+    assert int(counts["dropped: superseded"]) > 0
+    assert int(counts["received"]) >= int(output["processed"]) + int(counts["dropped: superseded"]) - 1

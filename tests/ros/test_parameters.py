@@ -14,6 +14,8 @@ from rclpy.parameter import Parameter
 
 from kdc_core.pipeline import PipelineOptions
 from kdc_ros.parameters import (
+    ACTIVE,
+    LOADED,
     NodeParameters,
     Settings,
     SettingsError,
@@ -90,15 +92,37 @@ def test_live_changes(make_node):
         ("model", "other.onnx"),
         ("backend", "onnxruntime"),
         ("threads", 2),
+        ("image_transport", "compressed"),
+        ("image_transport", "theora"),
+        ("use_depth", True),
+        ("sync_slop_s", 0.0),
+        ("max_rate_hz", -1.0),
+        ("max_image_megapixels", 0),
+        ("autostart", False),
     ],
 )
 def test_refused_changes(make_node, name, value):
     node = make_node()
-    parameters = NodeParameters(node)
+    parameters = NodeParameters(node, in_phase=lambda _: True)
     result = set_parameter(node, name, value)
     assert not result.successful
     assert result.reason
     assert parameters.current() == Settings()
+
+
+def test_what_is_fixed_depends_on_the_phase(make_node):
+    node = make_node()
+    phases = {LOADED, ACTIVE}
+    parameters = NodeParameters(node, phases.__contains__)
+    for name, value in (("long_side", 320), ("image_transport", "compressed")):
+        assert "deactivate" in set_parameter(node, name, value).reason
+        assert set_parameter(node, name, getattr(Settings(), name)).successful  # as it is
+    phases.remove(ACTIVE)
+    assert set_parameter(node, "image_transport", "compressed").successful
+    assert not set_parameter(node, "long_side", 320).successful
+    phases.remove(LOADED)
+    assert set_parameter(node, "long_side", 320).successful
+    assert parameters.current().long_side == 320
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,17 @@ def test_mailbox_wakes_its_reader_when_closed():
     assert mailbox.take(0) is None
 
 
+def test_mailbox_forgets_on_request():
+    mailbox: Mailbox[int] = Mailbox()
+    mailbox.put(1)
+    mailbox.clear()
+    assert mailbox.take(0) is None
+    assert mailbox.put(2) is False
+    assert not mailbox.wait_closed(0)
+    mailbox.close()
+    assert mailbox.wait_closed(0)
+
+
 def test_mailbox_waits_for_an_item():
     mailbox: Mailbox[str] = Mailbox()
     threading.Timer(0.05, mailbox.put, ["late"]).start()

@@ -30,7 +30,7 @@ def test_a_person_keeps_one_id_and_becomes_tracked() -> None:
     tracker = Tracker()
     seen = [tracker.update(people({"x": 100 + i, "y": 100}), i * DT) for i in range(5)]
     assert [list(s.ids) for s in seen] == [[1]] * 5
-    assert [s.states[0] for s in seen] == [0, 0, 1, 1, 1]
+    assert [s.states[0] for s in seen] == [1, 1, 2, 2, 2]
     np.testing.assert_allclose([s.ages_s[0] for s in seen], np.arange(5) * DT, rtol=1e-5)
     assert not seen[-1].duplicates.any()
 
@@ -41,6 +41,22 @@ def test_velocity_is_in_pixels_per_second_at_any_rate() -> None:
         end = walk(tracker, int(3 * rate), dt=1 / rate, x=100, y=100, vx=40.0)
         tracked = tracker.update(people({"x": 100 + 40 * end, "y": 100}), end)
         np.testing.assert_allclose(tracked.velocities_xy[0], (40, 0), atol=1.5)
+
+
+def test_a_velocity_is_unknown_until_it_is_measured_and_after_a_long_absence() -> None:
+    tracker = Tracker()
+    first = tracker.update(people({"x": 100, "y": 100}), 0.0)
+    assert np.isnan(first.velocities_xy).all()
+    assert np.isnan(tracker.tracks[0].velocity_xy).all()
+    end = walk(tracker, 20, start_s=DT, x=100, y=100, vx=60.0)
+    np.testing.assert_allclose(tracker.tracks[0].velocity_xy, (60, 0), atol=5)
+    while tracker.tracks[0].state != TrackState.LOST:
+        tracker.update(People.empty(), end)
+        end += DT
+    assert np.isnan(tracker.tracks[0].velocity_xy).all()
+    back = tracker.update(people({"x": 200, "y": 100}), end)
+    assert list(back.ids) == [1]
+    assert np.isnan(back.velocities_xy).all()
 
 
 def test_order_of_people_does_not_matter() -> None:
@@ -226,7 +242,8 @@ def test_repeated_and_slightly_late_stamps_do_no_harm() -> None:
     for stamp in (0.0, 0.033, 0.033, 0.066, 0.050, 0.1, 0.1, 0.1, 0.133):
         tracked = tracker.update(people({"x": 100, "y": 100}), stamp)
         assert list(tracked.ids) == [1]
-        assert np.isfinite(tracked.velocities_xy).all()
+        assert np.isnan(tracked.velocities_xy).all() == (stamp == 0.0)
+    np.testing.assert_allclose(tracked.velocities_xy, 0, atol=0.1)
     assert (tracker.counts.same_stamps, tracker.counts.late_stamps) == (3, 1)
     assert tracker.counts.backward_jumps == 0
 
@@ -247,10 +264,10 @@ def test_missing_joints_may_hold_anything() -> None:
         found.keypoints_xy[0, list(LEGS)] = np.nan
         tracked = tracker.update(found, i * DT)
         assert list(tracked.ids) == [1]
-        assert np.isfinite(tracked.velocities_xy).all()
         assert tracked.smoothed is not None
         assert np.isfinite(tracked.smoothed.keypoints_xy[0, :11]).all()
     assert np.isfinite(tracker.tracks[0].keypoints_xy).all()
+    np.testing.assert_allclose(tracked.velocities_xy, [(1 / DT, 0)], atol=6)
 
 
 def test_inputs_are_left_alone() -> None:

@@ -15,9 +15,9 @@ import numpy as np
 from kdc_core.label_map import label_rois
 from kdc_core.skeleton import NUM_KEYPOINTS
 from kdc_core.types import People
-from kdc_ros.demo.backdrop import paint_room
-from kdc_ros.demo.photos import ASTRONAUT, CAMERAMAN, GRACE_HOPPER, Photo, Polygon
-from kdc_ros.demo.truth import Truth
+from kdc_replay.demo_scene.backdrop import paint_room
+from kdc_replay.demo_scene.photos import ASTRONAUT, CAMERAMAN, GRACE_HOPPER, Photo, Polygon
+from kdc_replay.demo_scene.truth import Truth
 
 # RealSense's and many a webcam's middle size.
 WIDTH, HEIGHT = 848, 480

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from kdc_ros.demo.photos import ROCKET
+from kdc_replay.demo_scene.photos import ROCKET
 
 _BRICK_WH = (58, 21)
 _MORTAR_PX = 3

@@ -1,0 +1,85 @@
+"""Ground truth in place of the network, in whole or in part: what of the error is the network's, what the decoder's.
+
+fields:    every field is ideal: what is lost is lost by targets, candidates and decoding.
+keypoints: ideal keypoints, the network's mask fields: what the masks alone cost.
+masks:     the network's keypoints, ideal mask fields: what the keypoints alone cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from kdc_core.backends.base import Backend, NetworkOutputs
+from kdc_core.decode.candidates import find_candidates
+from kdc_core.decode.masks import MaskFields
+from kdc_core.encode import encode, ideal_fields
+from kdc_core.geometry import Letterbox
+from kdc_core.pipeline import Pipeline
+from kdc_model.data.augment import Warp, ground_truth
+from kdc_model.data.coco import ImageRecord
+from kdc_model.evaluate import TruthImage
+
+ORACLES = ("fields", "keypoints", "masks")
+
+
+class OracleBackend:
+    """A runtime that answers from an image's annotations, and asks the real one for the rest.
+
+    `look_at` says which image comes next.
+    """
+
+    def __init__(self, network: Backend, oracle: str) -> None:
+        if oracle not in ORACLES:
+            raise ValueError(f"unknown oracle '{oracle}': choose one of {', '.join(ORACLES)}")
+        self.spec = network.spec
+        self.name = f"{network.name} with ground-truth {oracle}"
+        self._network, self._oracle = network, oracle
+        self._next: tuple[ImageRecord, Letterbox] | None = None
+
+    def look_at(self, record: ImageRecord, letterbox: Letterbox) -> None:
+        """The record of the next image, and how it is placed in the network's input."""
+        self._next = record, letterbox
+
+    def run(self, image: np.ndarray) -> NetworkOutputs:
+        """Answer for the image that was announced; `image` is only for the network's part."""
+        if self._next is None:
+            raise RuntimeError("look_at must be called before run")
+        record, letterbox = self._next
+        if letterbox.input_hw != image.shape[:2]:
+            raise RuntimeError(f"announced for an input of {letterbox.input_hw}, got {image.shape[:2]}")
+        spec = self.spec
+        truth = ground_truth(record, _warp(letterbox))
+        fields = ideal_fields(
+            encode(truth, spec.stride, spec.disk_radius_px), spec.stride, bank=spec.mask_mode == "bank"
+        )
+        candidates = find_candidates(fields, spec.disk_radius_px, spec.num_candidates)
+        masks = MaskFields(fields.person, fields.embedding, fields.sigma, spec.stride)
+        if self._oracle == "fields":
+            return NetworkOutputs(candidates, masks)
+        found = self._network.run(image)
+        if self._oracle == "keypoints":
+            return NetworkOutputs(candidates, found.masks)
+        return NetworkOutputs(found.candidates, masks)
+
+    def close(self) -> None:
+        """Free the network."""
+        self._network.close()
+
+
+def with_oracle(pipeline: Pipeline, oracle: str) -> tuple[Pipeline, Callable[[TruthImage], None]]:
+    """A pipeline like this one with ground truth in place of ORACLES, and what to call before each image.
+
+    Closing it closes the network of the first one.
+    """
+    backend = OracleBackend(pipeline.backend, oracle)
+    wrapped = Pipeline(backend, pipeline.options)
+    wrapped.spec = pipeline.spec
+    return wrapped, lambda image: backend.look_at(image.record, wrapped.spec.letterbox(image.image_hw))
+
+
+def _warp(letterbox: Letterbox) -> Warp:
+    """The letterbox as an affine map."""
+    scale = letterbox.scale_xy
+    return Warp(np.column_stack([np.diag(scale), 0.5 * scale - 0.5]), letterbox.input_hw, flipped=False)

@@ -1,0 +1,88 @@
+"""Where the people of a frame are, from what came with it: depth image, CameraInfo, parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from rclpy.impl.rcutils_logger import RcutilsLogger
+
+from kdc_core.body_distance import BodyOptions
+from kdc_core.camera import CameraModel
+from kdc_core.image_encodings import ImageConversionError
+from kdc_core.lifting import LiftingOptions
+from kdc_core.positions import PositionOptions, Positions, locate_people
+from kdc_core.types import People
+from kdc_ros.camera import camera_from_info
+from kdc_ros.depth_conversion import depth_from_message
+from kdc_ros.frame import Frame
+from kdc_ros.parameters import Settings
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """The people's places, and the camera by which they were found: a guess when it is not calibrated."""
+
+    positions: Positions
+    camera: CameraModel
+
+
+class Locator:
+    """Finds the people's places in space. What stands in the way is logged, once for each cause."""
+
+    def __init__(self, logger: RcutilsLogger) -> None:
+        self._logger = logger
+        self._told: set[str] = set()
+
+    def locate(self, frame: Frame, people: People, image_hw: tuple[int, int], settings: Settings) -> Located:
+        """Places of the people of a frame; unknown without a calibration."""
+        camera = self._camera(frame, image_hw, settings.image_rectified)
+        if camera is None:
+            if frame.depth is not None:
+                self._tell(
+                    "no camera", "depth images, but no calibration (CameraInfo): nobody can be placed in space"
+                )
+            return Located(Positions.unknown(len(people)), CameraModel.guess(image_hw))
+        positions = locate_people(people, camera, image_hw, self._depth(frame), _options(settings))
+        return Located(positions, camera)
+
+    def _camera(self, frame: Frame, image_hw: tuple[int, int], rectified: bool) -> CameraModel | None:
+        if frame.camera_info is None:
+            return None
+        try:
+            return camera_from_info(frame.camera_info, image_hw, rectified)
+        except ValueError as error:
+            self._tell(str(error), f"CameraInfo is not used: {error}")
+            return None
+
+    def _depth(self, frame: Frame) -> np.ndarray | None:
+        if frame.depth is None:
+            return None
+        frames = (frame.depth.header.frame_id, frame.header.frame_id)
+        if frames[0] != frames[1]:
+            self._tell(
+                f"frames {frames}",
+                f"the depth image is of frame '{frames[0]}', the image of '{frames[1]}': places in space are wrong "
+                "unless the depth is registered to the image",
+            )
+        try:
+            return depth_from_message(frame.depth)
+        except ImageConversionError as error:
+            self._tell(str(error), f"the depth image is not used: {error}")
+            return None
+
+    def _tell(self, cause: str, text: str) -> None:
+        # A sender of ever new nonsense must not fill memory and log.
+        if cause not in self._told and len(self._told) < 50:
+            self._told.add(cause)
+            self._logger.warning(text)
+
+
+def _options(settings: Settings) -> PositionOptions:
+    usual = BodyOptions()
+    spread = usual.height_std_m / usual.height_m
+    return PositionOptions(
+        lifting=LiftingOptions(far_m=settings.depth_max_m),
+        body=replace(usual, height_m=settings.body_height_m, height_std_m=spread * settings.body_height_m),
+        estimate=settings.estimate_distance,
+    )

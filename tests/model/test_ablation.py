@@ -1,0 +1,136 @@
+"""Ablations: the switches of decoding, and a plan run to its table."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from kdc_cli.main import main
+from kdc_core.fields import Fields
+from kdc_core.skeleton import NUM_DIRECTED_EDGES, NUM_KEYPOINTS
+from kdc_model.ablation import AblationPlan, run_plan, table
+from kdc_model.config import ConfigError, TrainConfig
+from kdc_model.field_decoding import DecodingSwitches, FieldBackend, switched
+from kdc_model.network import KDCNet
+from kdc_model.torch_backend import TorchBackend, model_spec
+
+
+def some_fields() -> Fields:
+    rng = np.random.default_rng(0)
+    cells = (6, 8)
+    return Fields(
+        heatmap=rng.random((NUM_KEYPOINTS, *cells), np.float32) * 0.1,
+        offset=rng.normal(size=(NUM_KEYPOINTS, 2, *cells)).astype(np.float32),
+        displacement=np.zeros((NUM_DIRECTED_EDGES, 2, *cells), np.float32),
+        person=rng.random(cells, np.float32),
+        embedding=np.zeros((2, *cells), np.float32),
+        sigma=np.ones(cells, np.float32),
+        stride=4,
+    )
+
+
+def test_the_switches_change_what_they_say():
+    fields = some_fields()
+    assert switched(fields, DecodingSwitches()).heatmap is fields.heatmap
+    heatmap_only = switched(fields, DecodingSwitches(keypoints="heatmap"))
+    assert (heatmap_only.offset == 0).all() and np.array_equal(heatmap_only.heatmap, fields.heatmap)
+    fields.heatmap[3, 2, 2] = 0.7
+    keycentroid_only = switched(fields, DecodingSwitches(keypoints="keycentroid"))
+    assert np.argwhere(keycentroid_only.heatmap).tolist() == [[3, 2, 2]]
+    # BHM by hand at one cell: c' = 1 - (1 - c)(1 - alpha B).
+    others = min(1.0, float(fields.heatmap[:, 2, 2].sum() - fields.heatmap[5, 2, 2]))
+    expected = 1 - (1 - fields.heatmap[5, 2, 2]) * (1 - 0.4 * others)
+    assert switched(fields, DecodingSwitches(body_heatmap=0.4)).heatmap[5, 2, 2] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("change", [{"keypoints": "all"}, {"body_heatmap": 1.5}, {"igo_cells": -1}, {"igo_cells": "x"}])
+def test_impossible_switches_are_refused(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        DecodingSwitches(**change)
+
+
+@pytest.fixture
+def config(made_folder) -> TrainConfig:
+    annotations, images = str(made_folder / "annotations.json"), str(made_folder / "images")
+    return TrainConfig(
+        (annotations,), (images,), val_annotations=annotations, val_images=images, channels=8, head_units=1,
+        input_size=64, long_side=64, epochs=4 / 7, batch_size=2, workers=0, warmup_steps=0,
+    )  # fmt: skip
+
+
+def test_without_switches_it_is_what_the_exported_graph_finds(config):
+    torch.manual_seed(0)
+    network = KDCNet(config.network()).eval()
+    spec = model_spec(network, config)
+    image = np.random.default_rng(1).integers(0, 256, (64, 96, 3), np.uint8)
+    ours = FieldBackend(network, spec, DecodingSwitches()).run(image)
+    graph = TorchBackend(network, spec).run(image)
+    # An untrained network's candidates are nearly equal: two may change places.
+    same = np.abs(ours.candidates.points[:, 0] - graph.candidates.points[:, 0]).max(1) < 1e-3
+    assert same.mean() > 0.8
+    np.testing.assert_allclose(ours.masks.embedding, graph.masks.embedding, atol=1e-4)
+
+
+def write_plan(folder: Path, config: TrainConfig, **plan) -> Path:
+    (folder / "base.yaml").write_text(yaml.safe_dump(config.to_dict()))
+    path = folder / "plan.yaml"
+    path.write_text(yaml.safe_dump({"config": "base.yaml", **plan}))
+    return path
+
+
+def test_a_plan_is_run_once_and_becomes_a_table(config, tmp_path, capsys, monkeypatch):
+    changes = {"decoding": {"no IGO": {"igo_cells": 0}}, "training": {"R 16": {"disk_radius_px": 16.0}}}
+    path = write_plan(tmp_path, config, seeds=[0, 1], **changes)
+    out = tmp_path / "out"
+    assert main(["ablate", "--plan", str(path), "--out", str(out)]) == 0
+    page = (out / "ablation.md").read_text()
+    assert page.strip() in capsys.readouterr().out
+    for row in ("| base | 2 |", "| R 16 | 2 |", "| base | 1 |", "| no IGO | 1 |"):
+        assert row in page
+    scores = json.loads((out / "ablation.json").read_text())
+    assert len(scores["training"]["R 16"]) == 2
+    assert (out / "training" / "R_16" / "seed_1" / "last.pt").exists()
+    # Again: nothing is trained or scored a second time.
+    monkeypatch.setattr("kdc_model.ablation.decoded_scores", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr("kdc_model.ablation.Trainer", lambda *_, **__: pytest.fail("trained again"))
+    assert run_plan(AblationPlan.load(path), out) == scores
+    changed = dataclasses.replace(config, learning_rate=0.5)
+    with pytest.raises(ConfigError, match="made with other settings"):
+        run_plan(AblationPlan.load(write_plan(tmp_path, changed, seeds=[0, 1])), out)
+
+
+def test_the_table_has_means_ranges_and_changes():
+    def run(ap):
+        return {"keypoints.AP": ap, "keypoints.AP50": 0.5, "segm.AP": 0.1, "segm.AP50": 0.2, "person_iou": 0.7}
+
+    page = table({"training": {"base": [run(0.2), run(0.3)], "x": [run(0.3), run(0.36)]}, "decoding": {}})
+    assert "| base | 2 | 0.250 (0.200 to 0.300) |" in page
+    assert "| x | 2 | 0.330 (0.300 to 0.360) +0.080 |" in page and "decoding" not in page
+
+
+@pytest.mark.parametrize(
+    ("plan", "match"),
+    [
+        ({"decoding": {"a": {"speed": 1}}}, "decoding variant 'a'"),
+        ({"training": {"a": {"speed": 1}}}, "training variant 'a': unknown keys speed"),
+        ({"training": {"base": {}}}, "'base' is the name"),
+        ({"training": ["a"]}, "'training' must map names to changes"),
+        ({"seeds": []}, "seeds must be"),
+        ({"more": 1}, "must be a mapping with 'config'"),
+    ],
+)
+def test_malformed_plans_are_explained(config, tmp_path, plan, match):
+    with pytest.raises(ConfigError, match=match):
+        AblationPlan.load(write_plan(tmp_path, config, **plan))
+
+
+def test_the_plans_that_come_along_are_sound():
+    root = Path(__file__).parents[2] / "configs"
+    decoding = AblationPlan.load(root / "ablation_decoding.yaml")
+    assert decoding.model is not None and decoding.model.is_file() and "BHM 0.4" in decoding.decoding
+    training = AblationPlan.load(root / "ablation_training.yaml")
+    assert training.training["R 8"].disk_radius_px == 8 and len(training.seeds) == 3

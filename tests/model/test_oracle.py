@@ -1,0 +1,73 @@
+"""Ground truth in place of the network: a perfect network scores highly, and each part is taken from the right one."""
+
+import numpy as np
+import pytest
+
+from kdc_core.backends.base import NetworkOutputs
+from kdc_core.decode.candidates import Candidates
+from kdc_core.decode.masks import MaskFields
+from kdc_core.geometry import Letterbox
+from kdc_core.pipeline import Pipeline, PipelineOptions
+from kdc_core.skeleton import NUM_DIRECTED_EDGES, NUM_KEYPOINTS
+from kdc_core.spec import ModelSpec
+from kdc_model.data.scenes import write_dataset
+from kdc_model.evaluate import evaluate, load_truth
+from kdc_model.oracle import OracleBackend, with_oracle
+
+
+class Blind:
+    """A network that sees nothing: no candidates, and no person anywhere."""
+
+    name = "blind"
+    spec = ModelSpec(input_hw=(256, 256), stride=4, disk_radius_px=12.0, mask_mode="embedding")
+    closed = False
+
+    def run(self, image: np.ndarray) -> NetworkOutputs:
+        cells = (image.shape[0] // 4, image.shape[1] // 4)
+        nothing = [np.zeros((count, 32, 3), np.float32) for count in (NUM_KEYPOINTS, NUM_DIRECTED_EDGES)]
+        person, embedding = np.zeros(cells, np.float32), np.zeros((2, *cells), np.float32)
+        return NetworkOutputs(Candidates(*nothing), MaskFields(person, embedding, np.ones(cells, np.float32), 4))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("oracle")
+    write_dataset(folder, 4, 240, 320, people=(1, 3), seed=11)
+    return load_truth(folder / "annotations.json", folder / "images")
+
+
+def scores(truth, oracle: str, long_side: int = 320) -> dict[str, float]:
+    pipeline = Pipeline(Blind(), PipelineOptions(person_threshold=0.01), long_side)
+    wrapped, before = with_oracle(pipeline, oracle)
+    assert wrapped.spec.input_hw == (long_side, long_side)
+    return evaluate(wrapped, truth, before=before)
+
+
+def test_ideal_fields_are_decoded_nearly_without_loss(truth):
+    metrics = scores(truth, "fields")
+    assert metrics["keypoints.AP50"] > 0.95 and metrics["keypoints.AP"] > 0.85
+    assert metrics["segm.AP50"] > 0.6 and metrics["person_iou"] > 0.85
+
+
+def test_each_part_comes_from_the_right_source(truth):
+    keypoints = scores(truth, "keypoints")
+    assert keypoints["keypoints.AP50"] > 0.8 and keypoints["person_iou"] == 0
+    masks = scores(truth, "masks")
+    assert masks["keypoints.AP"] == 0 and masks["segm.AP"] == 0  # nobody is found to whom a mask could belong
+
+
+def test_the_image_must_be_the_announced_one(truth):
+    backend = OracleBackend(Blind(), "fields")
+    image = np.zeros((64, 64, 3), np.uint8)
+    with pytest.raises(RuntimeError, match="look_at"):
+        backend.run(image)
+    backend.look_at(truth[0].record, Letterbox.fit((240, 320), (96, 128)))
+    with pytest.raises(RuntimeError, match=r"announced for an input of \(96, 128\), got \(64, 64\)"):
+        backend.run(image)
+    with pytest.raises(ValueError, match="unknown oracle 'all'"):
+        OracleBackend(Blind(), "all")
+    backend.close()
+    assert backend._network.closed

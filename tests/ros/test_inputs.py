@@ -1,0 +1,150 @@
+"""What the running node makes of its inputs over DDS: compressed images, depth, calibration, time, QoS."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+pytest.importorskip("onnx", reason="needs onnx")
+from builtin_interfaces.msg import Time
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from kdc_ros.image_conversion import rgb_to_message
+from tests.ros.node_bench import values
+from tests.ros.processes import EXCHANGE_TIMEOUT_S, wait_until
+
+BRIGHT = np.full((48, 64, 3), 180, np.uint8)
+
+
+def at(ms: int) -> Header:
+    return Header(stamp=Time(sec=ms // 1000, nanosec=ms % 1000 * 10**6), frame_id="lens")
+
+
+def picture(ms: int) -> Image:
+    return rgb_to_message(BRIGHT, at(ms))
+
+
+def depth(ms: int) -> Image:
+    return Image(header=at(ms), height=2, width=2, encoding="16UC1", step=4, data=bytes(8))
+
+
+@pytest.fixture
+def frames(monkeypatch):
+    """What goes from the processor to the outputs of a bench, kept by its stamp in milliseconds."""
+
+    def watch(bench) -> dict:
+        kept: dict = {}
+
+        def keep(frame, *_) -> None:
+            stamp = frame.header.stamp
+            kept[stamp.sec * 1000 + stamp.nanosec // 10**6] = frame
+
+        monkeypatch.setattr(bench.node._outputs, "publish", keep)
+        return kept
+
+    return watch
+
+
+@pytest.mark.parametrize("kind", [".jpg", ".png"])
+def test_compressed_images(make_bench, canned_model, kind):
+    bench = make_bench(model=str(canned_model), image_transport="compressed")
+    bench.wait_for_state("active")
+    data = cv2.imencode(kind, BRIGHT)[1].tobytes()
+    sent = CompressedImage(header=at(5000), format=kind, data=data)
+    bench.publish_until(lambda: sent, lambda: bench.poses, "image/compressed")
+    assert bench.poses[0].header == sent.header
+    assert (bench.poses[0].image_height, bench.poses[0].image_width) == BRIGHT.shape[:2]
+    assert len(bench.poses[0].people) == 1
+
+
+def test_depth_and_calibration_of_the_same_moment(make_bench, canned_model, frames):
+    bench = make_bench(model=str(canned_model), use_depth=True, sync_slop_s=0.2)
+    kept = frames(bench)
+    bench.wait_for_state("active")
+    for ms in (1000, 2000):
+        info = CameraInfo(header=at(ms), width=ms)
+        bench.publish_until(lambda info=info: info, lambda ms=ms: infos(bench).count(ms), "camera_info")
+    ms = 1000
+
+    def pair() -> Image:
+        """The depth image first, then the colour image 40 ms away, at another stamp each time."""
+        nonlocal ms
+        ms += 1
+        bench.publish(depth(ms + 40), "depth")
+        return picture(ms)
+
+    bench.publish_until(pair, lambda: any(frame.depth is not None for frame in kept.values()))
+    ms_paired, paired = next((ms, frame) for ms, frame in kept.items() if frame.depth is not None)
+    assert abs(paired.depth.header.stamp.nanosec / 10**6 - ms_paired % 1000) < 200
+    assert paired.camera_info.width == 1000, "the calibration nearest in time"
+
+    # Without its depth image a frame goes on alone, once it has waited for the slop.
+    before = bench.node._statistics.snapshot()
+    bench.publish_until(lambda: picture(60_000), lambda: 60_000 in kept)
+    assert kept[60_000].depth is None
+    assert kept[60_000].camera_info.width == 2000
+    counts = bench.node._statistics.snapshot()
+    assert counts.unpaired > before.unpaired
+    assert counts.rejected.total() == counts.failed == 0
+    shown = values(bench.status("input", lambda s: int(values(s)["without depth"]) > 0))
+    assert int(shown["with depth"]) > 0
+
+
+def infos(bench) -> list[int]:
+    return [info.width for info in bench.node._inputs._calibrations]
+
+
+def test_simulated_time(make_bench, canned_model):
+    bench = make_bench(model=str(canned_model), use_sim_time=True)
+    bench.wait_for_state("active")  # although the simulation has not begun
+    now = Clock(clock=Time(sec=500))
+    bench.publish_until(lambda: now, lambda: bench.node.get_clock().now().nanoseconds > 0, "/clock")
+    bench.publish_until(lambda: picture(499_750), lambda: bench.poses)
+    assert bench.node._statistics.snapshot().latency_s == pytest.approx(0.25)
+    bench.publish_until(lambda: picture(500_500), lambda: len(bench.poses) > 1 and answered(bench, 500))
+    counts = bench.node._statistics.snapshot()
+    assert counts.latency_s is None and counts.odd_stamps > 0, "ahead of the clock there is no age"
+    # The simulation starts again.
+    bench.publish_until(lambda: picture(1_000), lambda: answered(bench, 1))
+    assert bench.node._statistics.snapshot().stamp_jumps == 1
+    message = bench.status("output")
+    assert "-" not in values(message)["age p95 (ms)"]
+
+
+def answered(bench, sec: int) -> bool:
+    return any(poses.header.stamp.sec == sec for poses in bench.poses)
+
+
+def test_a_mismatch_is_shown_in_diagnostics(make_bench, canned_model):
+    bench = make_bench(model=str(canned_model), image_reliability="reliable")
+    bench.wait_for_state("active")
+    bench.publish(picture(1), qos=QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
+    status = bench.status("input", lambda s: s.level == s.WARN)
+    assert "has an incompatible QoS (reliability): nothing will arrive from it" in status.message
+
+
+def test_quality_of_service_by_parameter(make_bench, canned_model):
+    bench = make_bench(
+        **{
+            "model": str(canned_model),
+            "qos_overrides.{namespace}/kdc/poses.publisher.durability": "transient_local",
+            "qos_overrides.{namespace}/image.subscription.durability": "transient_local",
+        }
+    )
+    bench.wait_for_state("active")
+    for names in (("kdc/poses", "image"), ("kdc/masks", "camera_info")):
+        durability = DurabilityPolicy.TRANSIENT_LOCAL if "image" in names else DurabilityPolicy.VOLATILE
+        published, subscribed = (f"{bench.namespace}/{name}" for name in names)
+
+        def told(published=published, subscribed=subscribed) -> list:
+            offers = bench.client.get_publishers_info_by_topic(published)
+            return [*offers, *bench.client.get_subscriptions_info_by_topic(subscribed)]
+
+        # The client listens to the poses; only the node's own side counts.
+        assert wait_until(lambda told=told: len(told()) == 2, EXCHANGE_TIMEOUT_S)
+        assert {info.qos_profile.durability for info in told()} == {durability}

@@ -1,0 +1,205 @@
+"""Every transition of the real node, by the standard services over DDS; pausing, resetting, faults."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+pytest.importorskip("onnx", reason="needs onnx")
+from std_msgs.msg import Header
+
+from kdc_core.pipeline import Pipeline
+from kdc_ros.image_conversion import rgb_to_message
+from tests.ros.node_bench import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, SHUTDOWN, values
+from tests.ros.processes import EXCHANGE_TIMEOUT_S, wait_until
+
+BRIGHT = np.full((48, 64, 3), 180, np.uint8)
+
+
+def picture(node):
+    """A picture stamped now."""
+    return rgb_to_message(BRIGHT, Header(stamp=node.get_clock().now().to_msg(), frame_id="lens"))
+
+
+def answers(bench) -> None:
+    """Wait until a new frame comes back."""
+    seen = len(bench.poses)
+    bench.publish_until(lambda: picture(bench.client), lambda: len(bench.poses) > seen)
+    assert len(bench.poses[-1].people) == 1
+
+
+def test_the_whole_life(make_bench, canned_model):
+    bench = make_bench(model=str(canned_model), autostart=False)
+    assert bench.state() == "unconfigured"
+    assert not bench.change(ACTIVATE)  # not from here
+    assert bench.change(CONFIGURE)
+    assert bench.state() == "inactive"
+    assert bench.node._network.loaded
+    assert bench.client.count_publishers(f"{bench.namespace}/kdc/poses") == 0
+    assert bench.change(ACTIVATE)
+    assert bench.state() == "active"
+    answers(bench)
+
+    assert bench.change(DEACTIVATE)
+    assert bench.state() == "inactive"
+    assert not bench.node._network.loaded, "deactivate frees the network"
+    assert bench.node.count_subscribers(f"{bench.namespace}/image") == 0
+    # What is read when the network is loaded may change now.
+    assert bench.set_parameter("threads", 1).successful
+    assert bench.change(ACTIVATE)
+    answers(bench)
+    refused = bench.set_parameter("threads", 2)
+    assert not refused.successful and "deactivate" in refused.reason
+
+    assert bench.change(DEACTIVATE)
+    assert bench.change(CLEANUP)
+    assert bench.state() == "unconfigured"
+    assert bench.change(CONFIGURE)
+    assert bench.change(ACTIVATE)
+    answers(bench)
+    assert bench.change(SHUTDOWN["active"])
+    assert bench.state() == "finalized"
+    assert not bench.node._network.loaded
+    assert not bench.node.ended.done()
+
+
+@pytest.mark.parametrize("configured", [False, True])
+def test_shutdown_before_it_works(make_bench, canned_model, configured):
+    bench = make_bench(model=str(canned_model), autostart=False)
+    if configured:
+        assert bench.change(CONFIGURE)
+    assert bench.change(SHUTDOWN["inactive" if configured else "unconfigured"])
+    assert bench.state() == "finalized"
+
+
+def test_a_missing_model_leaves_it_unconfigured(make_bench, canned_model, tmp_path):
+    model = tmp_path / "later.onnx"
+    bench = make_bench(model=str(model), autostart=False)
+    assert not bench.change(CONFIGURE)
+    assert bench.state() == "unconfigured"
+    assert "there is no model file at" in bench.node.fault
+    status = bench.status("state")
+    assert status.level == status.ERROR and "there is no model file at" in status.message
+    model.write_bytes(canned_model.read_bytes())
+    assert bench.change(CONFIGURE)
+    assert bench.state() == "inactive"
+    model.unlink()
+    assert bench.change(ACTIVATE), "it is loaded already"
+    answers(bench)  # the file's end does not matter to a network that is loaded
+    assert bench.change(DEACTIVATE)
+    assert not bench.change(ACTIVATE)
+    assert bench.state() == "inactive"
+    status = bench.status("state")
+    assert status.level == status.ERROR and "there is no model file at" in status.message
+
+
+def test_a_failing_activation_later_does_not_end_a_node_that_started_by_itself(make_bench, canned_model, tmp_path):
+    model = tmp_path / "gone.onnx"
+    model.write_bytes(canned_model.read_bytes())
+    bench = make_bench(model=str(model))
+    bench.wait_for_state("active")
+    model.unlink()
+    assert bench.change(DEACTIVATE) and not bench.change(ACTIVATE)
+    assert bench.state() == "inactive"
+    assert "there is no model file" in bench.node.fault and not bench.node.ended.done()
+    model.write_bytes(canned_model.read_bytes())
+    assert bench.change(ACTIVATE)
+    answers(bench)
+
+
+def test_the_state_is_told_while_it_loads(make_bench, canned_model, monkeypatch):
+    go_on = threading.Event()
+    load = Pipeline.load
+    monkeypatch.setattr(Pipeline, "load", lambda *args, **options: go_on.wait(60) and load(*args, **options))
+    bench = make_bench(model=str(canned_model))  # starts by itself
+    assert wait_until(lambda: bench.state() == "configuring", EXCHANGE_TIMEOUT_S)
+    assert bench.status("state").message.startswith("loading the network for")
+    assert not bench.change(ACTIVATE)
+    go_on.set()
+    bench.wait_for_state("active")
+    answers(bench)
+
+
+def test_a_load_without_end_is_given_up(make_bench, canned_model, monkeypatch):
+    go_on = threading.Event()
+    monkeypatch.setattr(Pipeline, "load", lambda *_, **__: go_on.wait(60))
+    bench = make_bench(model=str(canned_model), autostart=False, load_timeout_s=0.3)
+    assert not bench.change(CONFIGURE)
+    assert "load_timeout_s" in bench.node.fault
+    assert bench.state() == "unconfigured"
+    go_on.set()
+
+
+def test_a_dead_inference_thread_is_an_error(make_bench, canned_model, monkeypatch):
+    bench = make_bench(model=str(canned_model), autostart=False)
+
+    def broken(*_):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(bench.node._network, "_process", broken)
+    assert bench.change(CONFIGURE) and bench.change(ACTIVATE)
+    bench.publish_until(lambda: picture(bench.client), lambda: bench.node.state_label != "active")
+    bench.wait_for_state("unconfigured")
+    status = bench.status("state")
+    assert status.level == status.ERROR and "KeyError" in status.message
+    monkeypatch.undo()
+    assert not bench.node._network.loaded
+
+
+def test_pausing(make_bench, canned_model):
+    bench = make_bench(model=str(canned_model))
+    bench.wait_for_state("active")
+    answers(bench)
+    response = bench.enable(False)
+    assert response.success and "paused" in response.message
+    assert bench.node.count_subscribers(f"{bench.namespace}/image") == 0, "pausing costs nothing"
+    assert bench.state() == "active" and bench.node._network.loaded
+    assert values(bench.status("state"))["enabled"] == "False"
+    assert bench.enable(False).success
+    assert bench.enable(True).success
+    answers(bench)
+    # Paused while inactive, it stays so when activated.
+    assert bench.change(DEACTIVATE) and bench.enable(False).success and bench.change(ACTIVATE)
+    assert bench.node.count_subscribers(f"{bench.namespace}/image") == 0
+    assert bench.enable(True).success
+    answers(bench)
+
+
+def test_tracks_start_afresh_on_request(make_bench, canned_model):
+    bench = make_bench(model=str(canned_model))
+    bench.wait_for_state("active")
+    for _ in range(3):
+        answers(bench)
+    before = bench.poses[-1].people[0].track_id
+    answers(bench)
+    assert bench.poses[-1].people[0].track_id == before > 0
+    assert bench.reset_tracking().success
+    answers(bench)
+    answers(bench)
+    assert bench.poses[-1].people[0].track_id > before
+
+
+def test_the_rate_is_limited(make_bench, canned_model):
+    bench = make_bench(model=str(canned_model), max_rate_hz=0.01)
+    bench.wait_for_state("active")
+    answers(bench)  # the first at once
+    seen = bench.node._statistics.snapshot()
+    for _ in range(20):
+        bench.publish(picture(bench.client))
+    assert wait_until(lambda: bench.node._statistics.snapshot().received > seen.received, EXCHANGE_TIMEOUT_S)
+    assert bench.node._statistics.snapshot().processed == seen.processed
+    assert bench.set_parameter("max_rate_hz", 0.0).successful
+    answers(bench)
+
+
+def test_many_transitions(make_bench, canned_model):
+    """Entities that go while the executor waits for them must not end it."""
+    bench = make_bench(model=str(canned_model))
+    bench.wait_for_state("active")
+    for _ in range(15):
+        bench.publish(picture(bench.client))
+        assert bench.change(DEACTIVATE) and bench.change(ACTIVATE)
+    answers(bench)

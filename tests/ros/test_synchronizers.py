@@ -1,0 +1,207 @@
+"""message_filters and our stand-in by the same cases; what the pairing makes of them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+from builtin_interfaces.msg import Time
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from kdc_ros.compat import message_filters as stand_in
+from kdc_ros.pairing import QUEUE_SIZE, DepthPairing
+
+# On a robot, where message_filters is there, both must pass.
+IMPLEMENTATIONS = {"stand-in": stand_in}
+try:
+    import message_filters
+
+    IMPLEMENTATIONS["message_filters"] = message_filters
+except ImportError:
+    pass
+
+
+def image(ms: int, name: str = "") -> Image:
+    return Image(header=Header(stamp=Time(sec=ms // 1000, nanosec=ms % 1000 * 1_000_000), frame_id=name))
+
+
+def ms_of(message: Image) -> int:
+    return message.header.stamp.sec * 1000 + message.header.stamp.nanosec // 1_000_000
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def make(request):
+    """Makes two inputs and a synchronizer of them; what comes out is kept as pairs of milliseconds."""
+    module = IMPLEMENTATIONS[request.param]
+
+    def make(slop_s: float | None, queue_size: int = 5):
+        inputs = [module.SimpleFilter(), module.SimpleFilter()]
+        if slop_s is None:
+            synchronizer = module.TimeSynchronizer(inputs, queue_size)
+        else:
+            synchronizer = module.ApproximateTimeSynchronizer(inputs, queue_size, slop_s)
+        pairs: list[tuple[int, int]] = []
+        synchronizer.registerCallback(lambda a, b, note: pairs.append((ms_of(a), ms_of(b), note)), "note")
+        return SimpleNamespace(
+            first=lambda ms: inputs[0].signalMessage(image(ms)),
+            second=lambda ms: inputs[1].signalMessage(image(ms)),
+            take=lambda: [pairs.pop(0)[:2] for _ in list(pairs)],
+        )
+
+    return make
+
+
+def test_exact(make):
+    sync = make(None)
+    sync.first(1000)
+    sync.second(1001)
+    assert sync.take() == []
+    sync.second(1000)
+    assert sync.take() == [(1000, 1000)]
+    sync.second(1000)  # used up
+    assert sync.take() == []
+    sync.second(1100)
+    sync.first(1100)
+    assert sync.take() == [(1100, 1100)]
+
+
+def test_approximate_takes_the_nearest(make):
+    sync = make(0.05)
+    sync.second(960)
+    sync.second(1020)
+    sync.first(1000)
+    assert sync.take() == [(1000, 1020)]
+    sync.second(1001)  # its partner is used up
+    assert sync.take() == []
+    sync.first(1030)
+    assert sync.take() == [(1030, 1001)]
+
+
+def test_the_slop_itself_is_too_much(make):
+    sync = make(0.05)
+    sync.first(1000)
+    sync.second(1050)
+    assert sync.take() == []
+    sync.second(1049)
+    assert sync.take() == [(1000, 1049)]
+
+
+def test_the_oldest_leave_a_full_queue(make):
+    sync = make(0.01, queue_size=2)
+    for ms in (1000, 1100, 1200):
+        sync.first(ms)
+    for ms in (1000, 1100, 1200):
+        sync.second(ms)
+    assert sync.take() == [(1100, 1100), (1200, 1200)]
+
+
+def test_a_stamp_older_than_a_full_queue_is_lost(make):
+    sync = make(0.01, queue_size=2)
+    for ms in (1000, 1100, 500):
+        sync.first(ms)
+    sync.second(500)
+    assert sync.take() == []
+
+
+class Bench:
+    """A pairing whose clock is set by hand; what it releases is kept as (colour ms, depth ms or None)."""
+
+    def __init__(self, exact: bool = False, slop_s: float = 0.05) -> None:
+        self.now_s = 0.0
+        self.released: list[tuple[int, int | None]] = []
+        self.pairing = DepthPairing(self._keep, exact, slop_s, lambda: self.now_s)
+
+    def _keep(self, colour, depth) -> None:
+        self.released.append((ms_of(colour), None if depth is None else ms_of(depth)))
+
+    def colour(self, ms: int) -> None:
+        self.pairing.add_colour(image(ms))
+
+    def depth(self, ms: int) -> None:
+        self.pairing.add_depth(image(ms))
+
+    def after(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.pairing.check()
+
+
+def test_a_pair_goes_at_once_whichever_comes_first():
+    bench = Bench()
+    bench.colour(1000)
+    assert bench.released == [] and bench.pairing.waiting
+    bench.depth(1010)
+    bench.depth(1040)
+    bench.colour(1035)
+    assert bench.released == [(1000, 1010), (1035, 1040)]
+    assert not bench.pairing.waiting
+
+
+def test_exact_pairs_have_equal_stamps():
+    bench = Bench(exact=True)
+    bench.depth(1001)
+    bench.colour(1000)
+    bench.depth(1000)
+    assert bench.released == [(1000, 1000)]
+
+
+def test_without_depth_a_frame_waits_for_the_slop_and_no_longer():
+    bench = Bench()
+    bench.colour(1000)
+    bench.after(0.049)
+    assert bench.released == []
+    bench.after(0.002)
+    assert bench.released == [(1000, None)]
+    bench.depth(1000)  # too late: nothing goes twice
+    assert bench.released == [(1000, None)]
+
+
+def test_a_depth_camera_slower_by_more_than_a_frame_still_pairs():
+    bench = Bench()
+    bench.colour(1000)
+    bench.after(0.033)
+    bench.colour(1033)  # does not push the one before out
+    bench.after(0.010)
+    bench.depth(1000)
+    assert bench.released == [(1000, 1000)]
+    bench.after(0.030)
+    bench.depth(1033)
+    assert bench.released == [(1000, 1000), (1033, 1033)]
+
+
+def test_order_is_kept():
+    bench = Bench()
+    bench.colour(1000)
+    bench.colour(1100)
+    bench.depth(1100)
+    assert bench.released == [(1000, None), (1100, 1100)]
+
+
+def test_unstamped_frames_do_not_wait():
+    bench = Bench()
+    bench.colour(1000)
+    bench.colour(0)
+    assert bench.released == [(1000, None), (0, None)]
+
+
+def test_stamps_that_jump_back_pair_again():
+    bench = Bench()
+    for ms in range(100_000, 101_000, 33):
+        bench.depth(ms)
+        bench.colour(ms)
+    bench.released.clear()
+    for ms in range(1_000, 2_000, 33):  # the bag starts again
+        bench.colour(ms)
+        bench.depth(ms)
+    assert bench.released == [(ms, ms) for ms in range(1_000, 2_000, 33)]
+
+
+def test_what_waits_is_bounded():
+    bench = Bench()
+    for i in range(3 * QUEUE_SIZE):
+        bench.colour(1000 + i)
+    assert len(bench.released) == 2 * QUEUE_SIZE
+    bench.pairing.flush()
+    assert [colour for colour, _ in bench.released] == list(range(1000, 1000 + 3 * QUEUE_SIZE))
