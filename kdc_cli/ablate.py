@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 _DESCRIPTION = """\
-Compare variants of decoding and of training, listed in one YAML file, on the same photos; training variants with
-several seeds. OUT receives every run, ablation.json and ablation.md (means, ranges over the seeds, changes from the
+Compare variants of decoding and of training, listed in one YAML file, on the same photos; training variants
+with several seeds. OUT receives every run, ablation.json and ablation.md (means, ranges, changes from the
 base). Interrupted, the same command goes on. Needs PyTorch: pip install -e '.[train]'"""
 
 _EPILOG = """\

@@ -37,7 +37,7 @@ def size_hw(text: str) -> tuple[int, int]:
 
 
 def load_pipeline(args: argparse.Namespace, options: PipelineOptions) -> Pipeline:
-    """The pipeline of `--model`, `--long-side` and `--threads`. Raises ModelLoadError, CommandError."""
+    """The pipeline of the arguments of `add_model_arguments`. Raises ModelLoadError, CommandError."""
     from kdc_cli.errors import CommandError
     from kdc_core.model_path import default_model_path
     from kdc_core.pipeline import Pipeline
@@ -45,6 +45,8 @@ def load_pipeline(args: argparse.Namespace, options: PipelineOptions) -> Pipelin
     try:
         return Pipeline.load(
             args.model or default_model_path(),
+            backend=args.backend,
+            precision=args.precision,
             options=options,
             threads=args.threads,
             long_side=args.long_side,
@@ -54,7 +56,7 @@ def load_pipeline(args: argparse.Namespace, options: PipelineOptions) -> Pipelin
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--model`, `--long-side` and `--threads`."""
+    """`--model`, `--long-side`, `--threads`, `--backend` and `--precision`."""
     parser.add_argument(
         "--model",
         type=Path,
@@ -74,4 +76,16 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="N",
         help="CPU threads to use (default: the runtime's choice)",
+    )
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "onnxruntime", "tensorrt", "torch"),
+        default="auto",
+        help="inference runtime (default: %(default)s, the first that works here)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "fp16", "int8"),
+        default="auto",
+        help="number format of the runtime (default: %(default)s, the file's, or the fastest checked TensorRT engine)",
     )

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from kdc_core.backends.tensorrt.manager import AccuracyCheck, Candidate
 
 _DESCRIPTION = """\
-Build a TensorRT engine of a model and keep it where the node and `kdc` look for it. Without this, the node builds an
-fp32 engine at its first start. With --images the engine's people are compared with the model's own, and it is only
-kept if they agree (see `kdc parity`); int8 always needs pictures: every second one to calibrate, the others to
-measure. Where the engine cannot run here, ONNX Runtime computes in its precision instead, and the side file says so."""
+Build a TensorRT engine of a model and keep it where the node and `kdc` look for it. Without this, the node
+builds an fp32 engine at its first start. With --images the engine's people are compared with the model's
+own, and it is only kept if they agree (see `kdc parity`); int8 always needs pictures: every second one to
+calibrate, the others to measure. Where the engine cannot run here, ONNX Runtime computes in its precision
+instead, and the side file says so."""
 
 _EPILOG = """\
 example:
@@ -85,10 +86,10 @@ def run(args: argparse.Namespace) -> int:
             spec,
             key,
             calibration=network_inputs(calibration, spec, args.long_side) if calibration else None,
-            check=_check(args, trt, Gate(pictures, args.annotations, args.long_side, args.limit)) if pictures else None,
+            check=_check(args, trt, Gate(pictures, args.annotations, args.long_side)) if pictures else None,
             rebuild=args.force,
         )
-    except ValueError as error:  # sizes, capability, too few pictures
+    except ValueError as error:  # sizes, capability
         raise CommandError(str(error)) from error
     print(f"{stored.path}: {len(stored.data) / 1e6:.1f} MB, {_accuracy_line(stored.side.get('accuracy'))}")
     return 0

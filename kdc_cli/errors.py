@@ -25,6 +25,7 @@ _KNOWN: tuple[tuple[str, str], ...] = (
     ("kdc_replay.compare", "CompareError"),
     ("kdc_replay.demo_scene.photos", "PhotoError"),
     ("kdc_replay.journal", "JournalError"),
+    ("kdc_replay.metrics", "ScoringError"),
     ("kdc_replay.run_folder", "RunFolderError"),
     ("kdc_replay.run_reader", "RunError"),
     ("kdc_ros.demo.processes", "ProcessError"),

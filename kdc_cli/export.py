@@ -12,14 +12,14 @@ from kdc_cli.errors import CommandError
 _DESCRIPTION = """\
 Turn a checkpoint of `kdc train` into an ONNX file, which needs no PyTorch to run. The file carries everything
 the runtime must know (input size, keypoints, normalisation), and is only written once ONNX Runtime computes
-with it what PyTorch does; with --images it must also see the same people in them. The model takes pictures of any
-shape unless --fixed-size names one input size. Needs PyTorch: pip install -e '.[train]'"""
+with it what PyTorch does; with --images it must also see the same people in them. The model takes pictures of
+any shape unless --fixed-size names one input size. Needs PyTorch: pip install -e '.[train]'"""
 
 _EPILOG = """\
 example:
   kdc export --checkpoint runs/first/last.pt --out model.onnx
   kdc predict photo.jpg --out result --model model.onnx
-  kdc export --checkpoint runs/first/last.pt --out camera.onnx --fixed-size 416x544 --torch --images photos/
+  kdc export --checkpoint last.pt --out camera.onnx --fixed-size 416x544 --torch --images photos/
 """
 
 

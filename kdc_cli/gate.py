@@ -76,15 +76,11 @@ def network_inputs(paths: list[Path], spec: ModelSpec, long_side: int | None) ->
 
 @dataclass(frozen=True)
 class Gate:
-    """Pictures on which two backends are compared; with annotations also by COCO's AP.
-
-    long_side: at which size, as for `Pipeline`.  limit: the first so many annotated pictures.
-    """
+    """Pictures on which two backends are compared; with annotations also by COCO's AP. long_side: as for `Pipeline`."""
 
     pictures: list[Path]
     annotations: Path | None
     long_side: int | None
-    limit: int
 
     def compare(self, reference: Backend, others: dict[str, Backend]) -> dict[str, Parity]:
         """People of each backend against the reference's. Raises InferenceError, AnnotationError."""
@@ -113,7 +109,10 @@ class Gate:
         from kdc_core.pipeline import Pipeline, PipelineOptions
         from kdc_model.evaluate import evaluate, load_truth
 
-        truth = load_truth(self.annotations, self.pictures[0].parent, self.limit)
+        shown = set(self.pictures)
+        truth = [t for t in load_truth(self.annotations, self.pictures[0].parent) if t.record.path in shown]
+        if not truth:
+            raise CommandError(f"{self.annotations} annotates none of the pictures compared")
         pipeline = Pipeline(backend, PipelineOptions(person_threshold=0.01), self.long_side)
         metrics = evaluate(pipeline, truth)
         return {name: metrics[name] for name in ("keypoints.AP", "segm.AP")}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Train a network on COCO-format pictures. OUT receives last.pt (the checkpoint, renewed every few minutes),
-log.csv (losses, images/s and the share of the time spent waiting for data), TensorBoard's events and curves.png;
+log.csv (losses, images/s, the share of the time spent waiting for data), TensorBoard's events and curves.png;
 with validation data also scores.csv and best.pt. Ctrl-C saves and leaves; --resume goes on from there. Needs
 PyTorch: pip install -e '.[train]'"""
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdc_core.camera import CameraModel
-from kdc_core.skeleton import KEYPOINT_INDEX, OKS_SIGMAS
+from kdc_core.skeleton import KEYPOINT_INDEX, NUM_KEYPOINTS, OKS_SIGMAS
 from kdc_core.types import People
 
 
@@ -136,9 +136,12 @@ def _angles(
     with np.errstate(invalid="ignore"):
         inside = ((xy >= -0.5) & (xy <= (width - 0.5, height - 0.5))).all(axis=-1)
     good = inside & (people.keypoint_scores >= max(options.keypoint_threshold, 1e-6))
-    xy = np.where(good[..., None], xy, np.nan)
-    ends = [np.stack([xy[:, list(points)].mean(axis=1) for points in side], axis=1) for side in _ENDS]
-    rays = [camera.rays(places) for places in ends]
+    xy = np.where(good[..., None], xy, 0.0)
+    rays = []
+    for weights in _END_WEIGHTS:
+        places = weights @ xy
+        places[(~good).astype(float) @ (weights > 0).T > 0] = np.nan  # an end of which a keypoint is missing
+        rays.append(camera.rays(places))
     cosine = np.clip((rays[0] * rays[1]).sum(axis=-1), -1, 1)
     angle = 2 * np.sqrt((1 - cosine) / (1 + cosine + 1e-12))
     extent = np.maximum(people.boxes_xyxy[:, 2:] - people.boxes_xyxy[:, :2], 1).astype(np.float64)
@@ -150,26 +153,20 @@ def _angles(
 
 def _log_likelihood(angle: np.ndarray, noise: np.ndarray, grid_m: np.ndarray, options: BodyOptions) -> np.ndarray:
     """Of each distance on the grid for each person, float64 (N, G)."""
-    # How long a segment appears, as a part of how long it is: (S, T), with the probability of each.
-    size = _SHARES[:, None] * options.height_m / grid_m  # (S, G)
-    total = np.zeros((len(angle), len(grid_m)))
-    for s in range(len(SEGMENTS)):
-        seen = np.isfinite(angle[:, s])
-        if not seen.any():
-            continue
-        expected_2 = ((size[s][:, None] * _FORESHORTENING) ** 2).astype(np.float32)  # (G, T)
-        noise_2 = (noise[seen, s, None, None] ** 2).astype(np.float32)
-        variance = expected_2 * np.float32(_DEVIATIONS[s] ** 2) + noise_2  # (n, G, T)
-        # Errors across a segment make it longer, whatever their sign.
-        error = angle[seen, s, None, None].astype(np.float32) - np.sqrt(expected_2 + noise_2)
-        probability = np.exp(-0.5 * error**2 / variance) / np.sqrt(variance) @ _turn_weights(s)
-        total[seen] += np.log(probability + 1e-4 * probability.max(axis=1, keepdims=True) + 1e-30)
-    return total
-
-
-def _turn_weights(segment: int) -> np.ndarray:
-    across = SEGMENTS[segment].across
-    return (across * _ACROSS_WEIGHTS + (1 - across) * _ANY_WEIGHTS).astype(np.float32)
+    # How long each segment appears, by distance and turn: (S, G, T).
+    size = _SHARES[:, None, None] * options.height_m / grid_m[:, None]
+    expected_2 = ((size * _FORESHORTENING) ** 2).astype(np.float32)
+    own_2 = expected_2 * (_DEVIATIONS[:, None, None] ** 2).astype(np.float32)
+    noise_2 = (noise[:, :, None, None] ** 2).astype(np.float32)
+    variance = own_2 + noise_2  # (N, S, G, T)
+    # Errors across a segment make it longer, whatever their sign.
+    error = angle[:, :, None, None].astype(np.float32) - np.sqrt(expected_2 + noise_2)
+    density = np.exp(-0.5 * error**2 / variance) / np.sqrt(variance)
+    probability = (density @ _TURN_WEIGHTS[:, :, None])[..., 0]  # (N, S, G)
+    # No single segment rules a distance out.
+    probability += 1e-4 * probability.max(axis=2, keepdims=True) + 1e-30
+    seen = np.isfinite(angle)
+    return np.where(seen[..., None], np.log(probability), 0.0).sum(axis=1, dtype=np.float64)
 
 
 # A direction at the angle t from the plane across the line of sight shortens by cos t; of all directions in space,
@@ -181,7 +178,23 @@ _ACROSS_WEIGHTS = np.exp(-0.5 * (_TILT / _ACROSS_RAD) ** 2)
 _ACROSS_WEIGHTS = _ACROSS_WEIGHTS / _ACROSS_WEIGHTS.sum()
 _SHARES = np.array([segment.share for segment in SEGMENTS])
 _DEVIATIONS = np.array([segment.deviation for segment in SEGMENTS])
-_ENDS = ([segment.start for segment in SEGMENTS], [segment.end for segment in SEGMENTS])
+_ACROSS = np.array([segment.across for segment in SEGMENTS])[:, None]
+# How probable each turn is for each segment, float32 (S, T).
+_TURN_WEIGHTS = (_ACROSS * _ACROSS_WEIGHTS + (1 - _ACROSS) * _ANY_WEIGHTS).astype(np.float32)
+
+
+def _end_weights(ends: list[tuple[int, ...]]) -> np.ndarray:
+    """Each segment's end as a mean of keypoints, float64 (S, K)."""
+    weights = np.zeros((len(ends), NUM_KEYPOINTS))
+    for row, points in zip(weights, ends):
+        row[list(points)] = 1 / len(points)
+    return weights
+
+
+_END_WEIGHTS = (
+    _end_weights([segment.start for segment in SEGMENTS]),
+    _end_weights([segment.end for segment in SEGMENTS]),
+)
 _SIGMAS = np.array(
     [
         np.sqrt(sum(float((OKS_SIGMAS[list(points)] ** 2).sum()) / len(points) ** 2 for points in (s.start, s.end)))

@@ -90,11 +90,21 @@ def locate_people(
         root_depth, std = _root_depths(depths, joints)
         roots = camera.to_plane(anchors, root_depth)
         _fill(positions, PositionSource.DEPTH, roots, std * _per_depth(roots))
-    if options.estimate and (positions.sources == PositionSource.NONE).any():
-        distances = estimate_distances(people, camera, image_hw, options.body)
-        roots = camera.rays(anchors) * distances.range_m[:, None]
-        _fill(positions, PositionSource.ESTIMATED, roots, distances.std_m)
+    unmeasured = np.flatnonzero(positions.sources == PositionSource.NONE)
+    if options.estimate and len(unmeasured):
+        distances = estimate_distances(_chosen(people, unmeasured), camera, image_hw, options.body)
+        roots, stds = np.full((len(people), 3), np.nan), np.full(len(people), np.nan)
+        roots[unmeasured] = camera.rays(anchors[unmeasured]) * distances.range_m[:, None]
+        stds[unmeasured] = distances.std_m
+        _fill(positions, PositionSource.ESTIMATED, roots, stds)
     return positions
+
+
+def _chosen(people: People, which: np.ndarray) -> People:
+    """Some of the people, without masks. which: int (M,)."""
+    return People(
+        people.keypoints_xy[which], people.keypoint_scores[which], people.scores[which], people.boxes_xyxy[which]
+    )
 
 
 def body_rotation(root_m: np.ndarray, keypoints_m: np.ndarray) -> np.ndarray:
@@ -133,7 +143,7 @@ def _anchors(people: People, image_hw: tuple[int, int]) -> tuple[np.ndarray, np.
             joints[both, keypoint] = True
     count = joints.sum(axis=1)[:, None]
     total = np.where(joints[..., None], xy, 0).sum(axis=1)
-    centres = (people.boxes_xyxy[:, :2].astype(np.float64) + people.boxes_xyxy[:, 2:]) / 2
+    centres = np.clip((people.boxes_xyxy[:, :2].astype(np.float64) + people.boxes_xyxy[:, 2:]) / 2, -0.5, size)
     return np.where(count > 0, total / np.maximum(count, 1), centres), joints
 
 

@@ -1,1 +1,1 @@
-"""Judging a perception system from recordings: tracking scores, comparisons. No ROS and no torch at import."""
+"""Judging a perception system from recordings: bags in; runs, scores, reports, comparisons out. No ROS, no torch."""

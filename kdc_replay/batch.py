@@ -94,14 +94,15 @@ def run_here(jobs: Sequence[ReplayJob], processes: int, done: Callable[[Row], No
     try:
         _run_pool(dict(enumerate(jobs)), min(processes, len(jobs)), rows, done)
     except BrokenProcessPool:
-        # A process died, and took the pool with it: each bag by itself shows which one it was.
-        for number, job in enumerate(jobs):
-            if number not in rows:
-                try:
-                    _run_pool({number: job}, 1, rows, done)
-                except BrokenProcessPool:
-                    rows[number] = failed(job, RuntimeError("the process that evaluated it died (out of memory?)"))
-                    done(rows[number])
+        # A process died, and took the pool with it. One bag after the other shows which one it was.
+        while left := {number: job for number, job in enumerate(jobs) if number not in rows}:
+            try:
+                _run_pool(left, 1, rows, done)
+            except BrokenProcessPool:
+                culprit = min(number for number in left if number not in rows)
+                died = RuntimeError("the process that evaluated it died (out of memory?)")
+                rows[culprit] = failed(jobs[culprit], died)
+                done(rows[culprit])
     return [rows[number] for number in range(len(jobs))]
 
 
@@ -118,10 +119,17 @@ def _run_pool(jobs: dict[int, ReplayJob], processes: int, rows: dict[int, Row], 
 
 
 def _collect(futures: dict[Future[Row], int], rows: dict[int, Row], done: Callable[[Row], None]) -> None:
+    broken: BrokenProcessPool | None = None
     for future in as_completed(futures):
-        number = futures[future]
-        rows[number] = future.result()
-        done(rows[number])
+        try:
+            row = future.result()
+        except BrokenProcessPool as error:
+            broken = error  # others may have been finished before
+            continue
+        rows[futures[future]] = row
+        done(row)
+    if broken is not None:
+        raise broken
 
 
 def _one_thread() -> None:

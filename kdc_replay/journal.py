@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -25,6 +26,7 @@ DROPPED_NAME = "dropped.jsonl"
 TIMINGS_NAME = "timings.csv"
 STAGES = ("decode_image", "preprocess", "inference", "decode", "masks", "tracking")
 UNTRACKED = "UNTRACKED"
+_BLOCK_BYTES = 1 << 16
 
 
 class JournalError(ValueError):
@@ -188,11 +190,17 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
 def _cut_half_line(path: Path) -> None:
     if not path.is_file():
         return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole != len(content):
-        with path.open("r+b") as file:
-            file.truncate(whole)
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - _BLOCK_BYTES)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                file.truncate(start + newline + 1)
+                return
+            end = start
+        file.truncate(0)
 
 
 def _line(record: dict[str, Any]) -> str:

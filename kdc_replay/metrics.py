@@ -26,10 +26,14 @@ from kdc_replay.track_scores import score_ids
 _AT_50, _AT_75 = 0, 5
 
 
+class ScoringError(RuntimeError):
+    """The scores cannot be computed on this machine; the message says what is missing."""
+
+
 def write_metrics(run: Run, truth: Mapping[int, list[dict[str, Any]]]) -> dict[str, Any]:
     """Score a run, write its metrics.json and return it (see `evaluate_frames`).
 
-    Raises ReplayAnnotationError where a mask is of another size than its frame.
+    Raises ReplayAnnotationError where a mask is of another size than its frame, ScoringError without TrackEval.
     """
     for frame in run.frames:
         for annotation in truth.get(frame.index, []):
@@ -190,7 +194,11 @@ def _tracking(
         truth_ids.append(np.array([a["track_id"] for a in known], np.int64))
         found_ids.append(frame.ids[used].astype(np.int64))
         similarities.append(overlap[:, used])
-    return score_ids(truth_ids, found_ids, similarities).to_dict(), "mask" if by_mask else "box"
+    try:
+        scores = score_ids(truth_ids, found_ids, similarities)
+    except ImportError as error:
+        raise ScoringError(str(error)) from error
+    return scores.to_dict(), "mask" if by_mask else "box"
 
 
 def _rounded(value: float | None) -> float | None:

@@ -9,13 +9,11 @@ from markupsafe import Markup
 
 from kdc_replay.charts import Series, histogram, line_chart
 from kdc_replay.run_reader import Run
+from kdc_replay.time_axis import TimeAxis
 
 
-def node_section(run: Run, times: np.ndarray, label: str) -> dict[str, Any] | None:
-    """What the template shows; None where the bag was not played to the node.
-
-    times: where the run's frames lie on the page's time axis, float64 (frames,); label: the axis's.
-    """
+def node_section(run: Run, axis: TimeAxis) -> dict[str, Any] | None:
+    """What the template shows; None where the bag was not played to the node."""
     node = run.node
     if node is None:
         return None
@@ -33,7 +31,7 @@ def node_section(run: Run, times: np.ndarray, label: str) -> dict[str, Any] | No
         ],
         "notes": node["notes"],
         "latency": Markup(histogram({"answers": node["latencies_ms"]}, "ms")),
-        "over_time": Markup(_over_time(run, node, times, label)),
+        "over_time": Markup(_over_time(run, node, axis)),
         "comparison": [
             ("frames compared", comparison["frames"]),
             ("frames with the same people", comparison["frames_same_people"]),
@@ -54,15 +52,15 @@ def node_section(run: Run, times: np.ndarray, label: str) -> dict[str, Any] | No
     }
 
 
-def _over_time(run: Run, node: dict[str, Any], times: np.ndarray, label: str) -> str:
+def _over_time(run: Run, node: dict[str, Any], axis: TimeAxis) -> str:
     """Latency of each answer, and a second line along the bottom for the frames without one."""
     latency = dict(zip(node["answered_indices"], node["latencies_ms"]))
     dropped = set(node["dropped_indices"])
     series = [
-        Series("answered, ms", times, np.array([latency.get(f.index, np.nan) for f in run.frames])),
-        Series("dropped", times, np.array([0.0 if f.index in dropped else np.nan for f in run.frames])),
+        Series("answered, ms", axis.x, np.array([latency.get(f.index, np.nan) for f in run.frames])),
+        Series("dropped", axis.x, np.array([0.0 if f.index in dropped else np.nan for f in run.frames])),
     ]
-    return line_chart(series, label, "ms", height=170)
+    return line_chart(series, axis.label, "ms", x_range=axis.range, height=170)
 
 
 def _ms(value: float | None) -> str:

@@ -12,26 +12,16 @@ from markupsafe import Markup
 
 from kdc_core.draw import colour_of
 from kdc_core.skeleton import KEYPOINT_NAMES
+from kdc_replay.accuracy_section import accuracy_section, ratio
 from kdc_replay.charts import WIDTH, Series, Span, TimelineRow, bar_chart, histogram, line_chart, timeline
 from kdc_replay.node_section import node_section
 from kdc_replay.report_pictures import PictureSource, film_pictures, picture_uri
 from kdc_replay.run_folder import REPORT_NAME, whole
 from kdc_replay.run_reader import Run, load_run
+from kdc_replay.time_axis import TimeAxis
 from kdc_replay.worst_frames import worst_frames
 
 _MOST_TRACKS = 60
-_TRACK_METRICS = (
-    ("hota", "HOTA"),
-    ("deta", "DetA"),
-    ("assa", "AssA"),
-    ("idf1", "IDF1"),
-    ("mota", "MOTA"),
-    ("id_switches", "id switches"),
-    ("fragmentations", "fragmentations"),
-    ("true_tracks", "people"),
-    ("found_tracks", "ids"),
-)
-_SIZES = ("AP", "AP50", "AP75", "APM", "APL")
 
 
 def write_report(folder: Path, pictures: PictureSource | None = None) -> Path:
@@ -79,38 +69,15 @@ def report_context(run: Run, pictures: PictureSource | None) -> dict[str, Any]:
         "people_chart": Markup(_people_chart(run, axis)),
         "timeline": Markup(timeline(rows, axis.label, axis.range)) if rows else "",
         "tracks_left_out": left_out,
-        "accuracy": _accuracy(run, axis) if scored else None,
+        "accuracy": accuracy_section(run, axis),
         "worst": _worst(run, axis, pictures or film_pictures(run)),
         "worst_note": note,
         "score_chart": Markup(histogram({"people": _all_scores(run)}, "score", (0.0, 1.0))),
         "joint_chart": Markup(bar_chart(_joint_scores(run), "mean score", (0.0, 1.0))),
-        "node": node_section(run, axis.x, axis.label),
+        "node": node_section(run, axis),
         "timing": _timing(run),
         "run_facts": facts_of(run.info),
     }
-
-
-class TimeAxis:
-    """Where frames lie on the page: seconds of their stamps, or their numbers where the stamps jump back.
-
-    x:    float64 (frames,), ascending.
-    ends: float64 (frames,), until when a frame counts: the next one, but no longer than twice the usual step.
-    """
-
-    def __init__(self, run: Run) -> None:
-        times = run.times_s()
-        ascending = bool((np.diff(times) > 0).all())
-        self.label = "seconds" if ascending else "frame (the stamps jump back)"
-        self.x = times if ascending else np.array([float(f.index) for f in run.frames])
-        steps = np.diff(self.x)
-        self.usual_step = float(np.median(steps)) if len(steps) else 1.0
-        following = np.append(self.x[1:], self.x[-1:] + self.usual_step)
-        self.ends = np.minimum(following, self.x + 2 * self.usual_step)
-        self.range = (float(self.x[0]), float(self.ends[-1])) if len(self.x) else (0.0, 1.0)
-
-    def when(self, place: int) -> str:
-        """A frame's place in words."""
-        return f"{self.x[place]:.2f} s" if self.label == "seconds" else f"number {self.x[place]:.0f}"
 
 
 def bag_names(run: Run) -> list[str]:
@@ -185,13 +152,6 @@ def _summary(run: Run, axis: TimeAxis) -> list[tuple[str, str]]:
     return cards
 
 
-def ratio(value: float | int | None) -> str:
-    """A metric for people; COCO's -1 and None mean that there was nothing to measure."""
-    if value is None or value == -1:
-        return "none"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
 def _people_chart(run: Run, axis: TimeAxis) -> str:
     found = np.array([len(frame) for frame in run.frames], float)
     series = [Series("found", axis.x, found, step=True)]
@@ -237,60 +197,6 @@ def _spans(places: list[tuple[int, str]], axis: TimeAxis) -> list[Span]:
             spans.append(Span(start, end, state))
         before = place
     return spans
-
-
-def _accuracy(run: Run, axis: TimeAxis) -> dict[str, Any]:
-    metrics = run.metrics
-    assert metrics is not None
-    rows = {row["index"]: row for row in metrics["per_frame"]}
-
-    def over_time(name: str) -> np.ndarray:
-        values = [rows.get(frame.index, {}).get(name) for frame in run.frames]
-        return np.array([np.nan if v is None else v for v in values], float)
-
-    missed, false = (sum(row[name] for row in rows.values()) for name in ("missed", "false_people"))
-    persons = sum(row["persons"] for row in rows.values())
-    tracking = metrics["tracking"]
-    return {
-        "scope": f"{metrics['frames_annotated']} of {metrics['frames']} frames are annotated, with {persons} persons: "
-        f"{missed} missed, {false} found where nobody is. Person pixels: IoU {ratio(metrics['person_iou'])}.",
-        "coco_head": [*_SIZES, "AR"],
-        "coco_rows": [
-            ["keypoints", *(ratio(metrics["keypoints"][n]) for n in _SIZES), ratio(metrics["keypoints"]["AR"])],
-            ["masks", *(ratio(metrics["segm"][n]) for n in _SIZES), ratio(metrics["segm"]["AR100"])],
-        ],
-        "track_head": ["", *(label for _, label in _TRACK_METRICS)],
-        "track_rows": [["tracking", *(ratio(tracking[name]) for name, _ in _TRACK_METRICS)]] if tracking else [],
-        "similarity": "masks" if metrics["tracking_similarity"] == "mask" else "boxes",
-        "curves": [
-            (name, Markup(_curve(metrics["curves"][kind], measure)))
-            for kind, name, measure in (("keypoints", "keypoints", "OKS"), ("segm", "masks", "IoU"))
-            if metrics["curves"][kind]
-        ],
-        "over_time": Markup(
-            line_chart(
-                [Series("mean OKS", axis.x, over_time("oks")), Series("mean mask IoU", axis.x, over_time("mask_iou"))],
-                axis.label,
-                "mean, missed = 0",
-                (0.0, 1.0),
-                axis.range,
-            )
-        ),
-        "scores": Markup(
-            histogram(
-                {"somebody is there": metrics["found_scores"], "nobody is there": metrics["false_scores"]},
-                "score",
-                (0.0, 1.0),
-            )
-        ),
-    }
-
-
-def _curve(curve: Mapping[str, list[float]], measure: str) -> str:
-    recall = np.linspace(0, 1, len(curve["mean"]))
-    names = {"0.50": f"{measure} 0.50", "0.75": f"{measure} 0.75", "mean": "mean of 0.50:0.05:0.95"}
-    series = [Series(names[key], recall, np.array(curve[key])) for key in ("0.50", "0.75", "mean")]
-    return line_chart(series, "recall", "precision", (0.0, 1.02), (0.0, 1.0), height=220)
 
 
 def _all_scores(run: Run) -> list[float]:

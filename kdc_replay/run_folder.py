@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -31,18 +32,33 @@ class RunFolderError(Exception):
     """The folder cannot take this run; the message says why and what to do."""
 
 
+@contextmanager
+def sole_user(folder: Path) -> Iterator[None]:
+    """Make the folder, and keep it from other runs until the end. Raises RunFolderError where one is at work in it."""
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"{folder} is a file; --out names a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunFolderError(f"another `kdc replay` is at work in {folder}") from error
+        yield
+    finally:
+        os.close(handle)  # which gives the lock back
+
+
 def open_run(folder: Path, identity: dict[str, Any], overwrite: bool) -> tuple[dict[str, Any], int]:
-    """Prepare a folder for a run: new, continued, or already finished.
+    """Prepare a folder (see `sole_user`) for a run: new, continued, or already finished.
 
     identity: what makes the run what it is: a run that differs in it cannot go on here.
     Returns run.json's content and the index of the frame after which to go on (-1: at the beginning).
     Raises RunFolderError, JournalError, OSError.
     """
-    if folder.exists() and not folder.is_dir():
-        raise RunFolderError(f"{folder} is a file; --out names a folder")
     existing = _existing_run(folder)
     if existing is None:
-        if folder.is_dir() and any(folder.iterdir()):
+        if any(folder.iterdir()):
             raise RunFolderError(f"{folder} is not empty, and holds no run: name another folder with --out")
     elif overwrite:
         remove(folder, (RUN_NAME, *_JOURNAL, *_DERIVED))
@@ -53,7 +69,6 @@ def open_run(folder: Path, identity: dict[str, Any], overwrite: bool) -> tuple[d
                 "name another folder with --out, or start anew with --overwrite"
             )
         return existing, journal.repair(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     info = {**identity, "finished": False}
     write_json(folder / RUN_NAME, info)
     return info, -1

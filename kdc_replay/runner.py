@@ -20,7 +20,7 @@ from kdc_replay.annotations import Annotations
 from kdc_replay.bag_reader import BagError, BagReader, FrameError, RawFrame, Selection
 from kdc_replay.journal import Journal
 from kdc_replay.outputs import OutputChoice, annotations_entry, discard_scored, write_outputs
-from kdc_replay.run_folder import FORMAT_VERSION, RUN_NAME, open_run, sha256_of, write_json
+from kdc_replay.run_folder import FORMAT_VERSION, RUN_NAME, open_run, sha256_of, sole_user, write_json
 from kdc_replay.tracking import RunTracker
 
 # More threads could add up the same numbers in another order.
@@ -60,7 +60,7 @@ def replay(job: ReplayJob, progress: bool = False) -> dict[str, Any]:
     """Evaluate a bag into its folder; goes on where an interrupted run stopped, and leaves alone what is finished.
 
     progress: whether to show a bar on a terminal. Returns run.json's content.
-    Raises BagError, RunFolderError, JournalError, ModelLoadError, InferenceError, ValueError, OSError.
+    Raises BagError, RunFolderError, JournalError, ModelLoadError, ReplayAnnotationError, OSError.
     """
     options = job.options
     model = options.model or default_model_path()
@@ -69,19 +69,26 @@ def replay(job: ReplayJob, progress: bool = False) -> dict[str, Any]:
         pipeline = _load(model, options)
         try:
             identity = _identity(bag, topic, model, pipeline, options)
-            info, done = open_run(job.folder, identity, job.overwrite)
-            if not info["finished"]:
-                _evaluate(bag, topic, pipeline, job, done, progress)
-                info = _finish(job.folder, identity, bag.notes)
+            with sole_user(job.folder):
+                return _replay(job, bag, topic, pipeline, identity, progress)
         finally:
             pipeline.close()
-        if not info["frames"] and not info["dropped"]:
-            raise BagError(f"{bag.name}: not one frame of {topic} was selected")
-        if job.annotations is not None and info.get("annotations") != annotations_entry(job.annotations):
-            info = {**info, "annotations": annotations_entry(job.annotations)}
-            discard_scored(job.folder)
-            write_json(job.folder / RUN_NAME, info)
-        write_outputs(job.folder, bag, topic, options.selection, job.annotations, job.outputs, progress)
+
+
+def _replay(
+    job: ReplayJob, bag: BagReader, topic: str, pipeline: Pipeline, identity: dict[str, Any], progress: bool
+) -> dict[str, Any]:
+    info, done = open_run(job.folder, identity, job.overwrite)
+    if not info["finished"]:
+        _evaluate(bag, topic, pipeline, job, done, progress)
+        info = _finish(job.folder, identity, bag.notes)
+    if not info["frames"] and not info["dropped"]:
+        raise BagError(f"{bag.name}: not one frame of {topic} was selected")
+    if job.annotations is not None and info.get("annotations") != annotations_entry(job.annotations):
+        info = {**info, "annotations": annotations_entry(job.annotations)}
+        discard_scored(job.folder)
+        write_json(job.folder / RUN_NAME, info)
+    write_outputs(job.folder, bag, topic, job.options.selection, job.annotations, job.outputs, progress)
     return info
 
 

@@ -15,6 +15,7 @@ from mcap.stream_reader import StreamReader, breakup_chunk
 _CDR = "cdr"
 # So many rows in a row may be unreadable before the search beyond the damage is given up.
 _MOST_LOST_ROWS = 20_000
+_HIGHEST_ID = 2**40
 
 
 class SalvagedMcap:
@@ -104,7 +105,7 @@ class SalvagedSqlite:
                     else:
                         if row is None and failed == 0:
                             break
-                    if row is None:
+                    if row is None or not _is_message(row, position):
                         failed += 1
                         position += 1
                         if position == last:
@@ -115,7 +116,7 @@ class SalvagedSqlite:
                     failed = 0
                     position = row[0]
                     if row[1] in ids:
-                        yield int(row[2]), bytes(row[3])
+                        yield row[2], row[3]
         except sqlite3.Error as error:
             self.problem = f"the file is damaged ({error})"
             return
@@ -137,6 +138,12 @@ class SalvagedSqlite:
         except sqlite3.DatabaseError:
             return None
         return None if rows[0][0] is None else int(rows[0][0])
+
+
+def _is_message(row: tuple[Any, ...], after: int) -> bool:
+    """Whether a row holds what a recorder writes. A damaged tree of rows may even lead back to where it came from."""
+    row_id, _, log_ns, data = row
+    return isinstance(data, bytes) and isinstance(log_ns, int) and after < row_id < _HIGHEST_ID
 
 
 class _Database:

@@ -6,6 +6,7 @@ image what the node does around the pipeline. The camera sends the next frame wh
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import subprocess
@@ -32,7 +33,7 @@ from kdc_bench.startup import cpu_ms, memory_mb
 from kdc_bench.timing import WARM_UP_ROUNDS, StageTimes, Stopwatch
 from kdc_core.backends.base import load_backend
 from kdc_core.pipeline import Pipeline
-from kdc_core.tracking.types import FrameTracks
+from kdc_core.tracking import FrameTracks
 from kdc_core.types import People
 from kdc_ros.bench_camera import END, RELIABLE
 from kdc_ros.conversions import masks_to_message, poses_to_message
@@ -140,10 +141,11 @@ class _Around(Node):
         people = self._answers[case][0]
         with watch("convert"):
             image = image_to_rgb(message)
-        tracks = FrameTracks.untracked(len(people))
+        ids = np.arange(1, len(people) + 1, dtype=np.int32)
+        tracks = dataclasses.replace(FrameTracks.untracked(len(people)), ids=ids)
         with watch("messages"):
             poses = poses_to_message(people, tracks, message.header, (image.shape[0], image.shape[1]))
-            masks = masks_to_message(people, tracks.ids, message.header)
+            masks = masks_to_message(people, ids, message.header)
         with watch("publish"):
             self._poses.publish(poses)
             self._masks.publish(masks)

@@ -7,7 +7,6 @@ Services    ~/enable (std_srvs/SetBool), ~/reset_tracking (std_srvs/Trigger), an
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import platform
@@ -18,15 +17,16 @@ from collections.abc import Callable
 
 import rclpy
 import rclpy.logging
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import InvalidHandle
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.task import Future
+from rclpy.timer import Timer
 from std_srvs.srv import SetBool, Trigger
 
+from kdc_ros.executor import SlowGroupsExecutor
 from kdc_ros.frame_processor import FrameProcessor
 from kdc_ros.frame_statistics import FrameStatistics
 from kdc_ros.health import Health
@@ -42,8 +42,8 @@ from kdc_ros.tracking import TrackIds
 # A frame in the network is waited for when the process ends; a native call that takes longer is abandoned.
 STOP_TIMEOUT_S = 1.5
 WATCH_PERIOD_S = 0.5
-# A transition, the watch, diagnostics, and images with everything else: none may hold up another.
-EXECUTOR_THREADS = 4
+# A transition, the watch, and a question for the state: none may hold up another.
+SLOW_THREADS = 3
 
 SUCCESS, FAILURE, ERROR = (
     TransitionCallbackReturn.SUCCESS,
@@ -84,7 +84,9 @@ class PeopleNode(LifecycleNodeMixin, Node):
     def __init__(self, **node_options) -> None:
         Node.__init__(self, "kdc", **node_options)
         # Transitions may take long (loading): meanwhile the state can be asked for, and another be refused.
-        LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
+        transitions, watching = ReentrantCallbackGroup(), MutuallyExclusiveCallbackGroup()
+        LifecycleNodeMixin.__init__(self, callback_group=transitions)
+        self.slow_groups = (transitions, watching)
         self.fault = ""
         self.ended: Future = Future()
         try:
@@ -106,10 +108,10 @@ class PeopleNode(LifecycleNodeMixin, Node):
         self._health = Health(self, self._statistics, self._mismatches, platform.node())
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(Trigger, "~/reset_tracking", self._on_reset_tracking)
-        self._every(WATCH_PERIOD_S, self._watch)
-        self._every(self._health.PERIOD_S, self._publish_health)
+        self._every(WATCH_PERIOD_S, self._watch, watching)
+        self._every(self._health.PERIOD_S, self._publish_health, self.default_callback_group)
         if self._autostart:
-            self._starter = self._every(0.0, self._start)
+            self._starter = self._every(0.0, self._start, transitions)
 
     @property
     def state_label(self) -> str:
@@ -204,14 +206,10 @@ class PeopleNode(LifecycleNodeMixin, Node):
 
     # --- what happens by itself ---
 
-    def _every(self, period_s: float, callback: Callable[[], None]):
-        """A timer that nothing else holds up, on a clock that always runs."""
-        return self.create_timer(
-            period_s,
-            callback,
-            callback_group=MutuallyExclusiveCallbackGroup(),
-            clock=Clock(clock_type=ClockType.STEADY_TIME),
-        )
+    def _every(self, period_s: float, callback: Callable[[], None], group: CallbackGroup) -> Timer:
+        """A timer on a clock that always runs, simulated time or not."""
+        clock = Clock(clock_type=ClockType.STEADY_TIME)
+        return self.create_timer(period_s, callback, callback_group=group, clock=clock)
 
     def _start(self) -> None:
         self._starter.cancel()
@@ -320,15 +318,12 @@ def _init_ros(args: list[str] | None) -> None:
 
 
 def spin(node: PeopleNode) -> None:
-    """Work until the node ends by itself, or ROS is shut down."""
-    executor = MultiThreadedExecutor(EXECUTOR_THREADS)
+    """Work until the node ends by itself. Raises ExternalShutdownException when ROS is shut down."""
+    executor = SlowGroupsExecutor(node.slow_groups, SLOW_THREADS, node.context)
     executor.add_node(node)
     try:
-        while node.context.ok() and not node.ended.done():
-            # rclpy holds subscriptions while it waits for them, but not their event handlers: one that a transition
-            # destroys at that moment is an InvalidHandle, once.
-            with contextlib.suppress(InvalidHandle):
-                executor.spin_until_future_complete(node.ended)
+        while not node.ended.done():  # the watch sees to it that this is asked again and again
+            executor.spin_once()
     finally:
         executor.shutdown(0.0)
 

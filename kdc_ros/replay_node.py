@@ -11,7 +11,6 @@ import itertools
 import os
 import struct
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,10 +19,7 @@ from typing import Any
 import numpy as np
 import rclpy
 from builtin_interfaces.msg import Time
-from kdc.msg import InstanceMaskArray, PoseArray
 from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
@@ -37,18 +33,14 @@ from kdc_replay.runner import ReplayJob
 from kdc_ros.conversions import people_from_messages, tracks_from_message
 from kdc_ros.demo.processes import Process, camera_environment, isolate_ros, node_command
 from kdc_ros.image_conversion import rgb_to_message
+from kdc_ros.replay_player import TOPIC, Pace, Player
 
-_TOPIC = "replayed/image"
-# Reliable, so that what gets lost is what the node dropped, not what the middleware did.
-_IMAGES = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE)
-_RESULTS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=200, reliability=ReliabilityPolicy.RELIABLE)
 # Loading may include building an engine for a GPU.
 _START_TIMEOUT_S = 180.0
 # The node subscribes anew once it knows that the publisher is reliable; frames in between get lost.
 _SETTLE_TIMEOUT_S = 5.0
 _ANSWER_TIMEOUT_S = 15.0
 _MOST_SILENT = 5
-_LONGEST_PAUSE_S = 10.0
 _POLL_S = 0.05
 
 
@@ -69,7 +61,7 @@ def replay_through_node(job: ReplayJob, rate: float | None, progress: bool = Fal
         _isolated(folder) as namespace,
         BagReader(job.bag) as bag,
     ):
-        command = [*node_command(namespace, _TOPIC, job.options.model), *_parameters(run)]
+        command = [*node_command(namespace, TOPIC, job.options.model), *_parameters(run)]
         # The process first: rclpy starts threads, and those do not mix with forking.
         with Process(command, Path(folder, "node.log")) as node, _player(namespace) as player:
             replay = _play(player, node, bag, run, rate, progress)
@@ -108,7 +100,7 @@ def _isolated(log_folder: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _player(namespace: str) -> Iterator[_Player]:
+def _player(namespace: str) -> Iterator[Player]:
     context = Context()
     # Its signal handlers would end the recording before the node is stopped in order.
     rclpy.init(
@@ -117,7 +109,7 @@ def _player(namespace: str) -> Iterator[_Player]:
         signal_handler_options=SignalHandlerOptions.NO,
     )
     try:
-        player = _Player(context)
+        player = Player(context)
         try:
             yield player
         finally:
@@ -126,66 +118,8 @@ def _player(namespace: str) -> Iterator[_Player]:
         context.try_shutdown()
 
 
-class _Player:
-    """Publishes pictures, and keeps the node's answers with the time each one arrived."""
-
-    def __init__(self, context: Context) -> None:
-        self._node = rclpy.create_node("replay_player", context=context)
-        self._images = self._node.create_publisher(Image, _TOPIC, _IMAGES)
-        self._node.create_subscription(PoseArray, "kdc/poses", self._on_poses, _RESULTS)
-        self._node.create_subscription(InstanceMaskArray, "kdc/masks", self._on_masks, _RESULTS)
-        self.sent_ns: dict[int, int] = {}
-        self.arrived_ns: dict[int, int] = {}
-        self.poses: dict[int, PoseArray] = {}
-        self.masks: dict[int, InstanceMaskArray] = {}
-        self._changed = threading.Condition()
-        self._executor = SingleThreadedExecutor(context=context)
-        self._executor.add_node(self._node)
-        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._executor.shutdown()
-        self._thread.join(5)
-        self._node.destroy_node()
-
-    def subscribed(self) -> bool:
-        """Whether the node hears us and we hear the node."""
-        topics = ("kdc/poses", "kdc/masks")
-        return self._images.get_subscription_count() > 0 and all(self._node.count_publishers(t) for t in topics)
-
-    def reliable(self) -> bool:
-        """Whether the node's subscription asks for lost pieces again."""
-        asked = self._node.get_subscriptions_info_by_topic(self._node.resolve_topic_name(_TOPIC))
-        return bool(asked) and all(a.qos_profile.reliability == ReliabilityPolicy.RELIABLE for a in asked)
-
-    def publish(self, message: Image | bytes, stamp_ns: int) -> None:
-        """Publish a picture, as a message or as it was recorded."""
-        self.sent_ns[stamp_ns] = time.monotonic_ns()
-        self._images.publish(message)
-
-    def wait_answered(self, stamp_ns: int, masks: bool, timeout_s: float) -> bool:
-        """Wait for the answer to a picture; returns whether it came."""
-        with self._changed:
-            return self._changed.wait_for(
-                lambda: stamp_ns in self.poses and (stamp_ns in self.masks or not masks), timeout_s
-            )
-
-    def _on_poses(self, message: PoseArray) -> None:
-        now_ns = time.monotonic_ns()
-        with self._changed:
-            self.arrived_ns[_stamp_ns(message.header)] = now_ns
-            self.poses[_stamp_ns(message.header)] = message
-            self._changed.notify_all()
-
-    def _on_masks(self, message: InstanceMaskArray) -> None:
-        with self._changed:
-            self.masks[_stamp_ns(message.header)] = message
-            self._changed.notify_all()
-
-
 def _play(
-    player: _Player, node: Process, bag: BagReader, run: Run, rate: float | None, progress: bool
+    player: Player, node: Process, bag: BagReader, run: Run, rate: float | None, progress: bool
 ) -> NodeReplay:
     """Publish the run's frames and collect the answers. Raises NodeReplayError."""
     _wait_ready(player, node)
@@ -193,7 +127,7 @@ def _play(
     published: dict[int, RunFrame] = {}
     notes: list[str] = []
     silent = twice = 0
-    pace = _Pace(rate)
+    pace = Pace(rate)
     bar = tqdm(_recorded(bag, run), "node", len(run.frames), unit="frame", disable=None if progress else True)
     with bar:
         for raw, frame in bar:
@@ -222,7 +156,7 @@ def _play(
     return NodeReplay(rate, [f.index for f in published.values()], records, notes + faults)
 
 
-def _wait_ready(player: _Player, node: Process) -> None:
+def _wait_ready(player: Player, node: Process) -> None:
     for condition, timeout_s in ((player.subscribed, _START_TIMEOUT_S), (player.reliable, _SETTLE_TIMEOUT_S)):
         end = time.monotonic() + timeout_s
         while not condition():
@@ -263,28 +197,8 @@ def _stamped(data: bytes, stamp_ns: int) -> bytes:
     return data[:4] + struct.pack(f"{order}iI", stamp_ns // NS, stamp_ns % NS) + data[12:]
 
 
-class _Pace:
-    """Waits until a frame is due; a pause of the recording of more than 10 s, or a step back, is passed over."""
-
-    def __init__(self, rate: float | None) -> None:
-        self._rate = rate
-        self._last_ns: int | None = None
-        self._due_s = 0.0
-
-    def wait(self, time_ns: int) -> None:
-        if self._rate is None:
-            return
-        if self._last_ns is None:
-            self._due_s = time.monotonic()
-        elif 0 < (step_s := (time_ns - self._last_ns) / NS) <= _LONGEST_PAUSE_S:
-            self._due_s += step_s / self._rate
-        self._last_ns = time_ns
-        if (early_s := self._due_s - time.monotonic()) > 0:
-            time.sleep(early_s)
-
-
 def _answers(
-    player: _Player, published: dict[int, RunFrame], masks: bool
+    player: Player, published: dict[int, RunFrame], masks: bool
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Lines of node_frames.jsonl in the order of the bag, and what is wrong with the other answers."""
     records, faults = [], []
@@ -310,7 +224,3 @@ def _answers(
         latency_ms = (player.arrived_ns[stamp_ns] - player.sent_ns[stamp_ns]) * 1e-6
         records.append({**frame_record(seen, clean(people), tracks), "latency_ms": round(latency_ms, 3)})
     return records, faults
-
-
-def _stamp_ns(header: Header) -> int:
-    return header.stamp.sec * NS + header.stamp.nanosec

@@ -18,6 +18,7 @@ from pip._vendor.packaging.markers import Marker
 MODULE_OF = {
     "cuda-bindings": "cuda",
     "opencv-python-headless": "cv2",
+    "pydeprecate": "deprecate",
     "pyyaml": "yaml",
     "scikit-image": "skimage",
     "tensorrt_rtx_cu13": "tensorrt_rtx",

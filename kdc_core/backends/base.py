@@ -108,7 +108,15 @@ def load_backend(
     """
     from kdc_core.backends.selection import select
 
-    options = LoadOptions(threads, precision, device, long_side, input_sizes, engine_dir, progress)
+    options = LoadOptions(
+        threads=threads,
+        precision=precision,
+        device=device,
+        long_side=long_side,
+        input_sizes=input_sizes,
+        engine_dir=engine_dir,
+        progress=progress,
+    )
     return select(Path(model), backend, options)
 
 

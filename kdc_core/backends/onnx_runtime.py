@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from kdc_core.backends.base import (
 )
 from kdc_core.spec import METADATA_KEY, ModelSpec, ModelSpecError
 
+logger = logging.getLogger(__name__)
+
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 
@@ -31,12 +34,15 @@ class OnnxRuntimeBackend:
         session = open_session(model, providers_for(options.device), options.threads)
         self.spec = spec_of(session, model)
         provider = session.get_providers()[0]
-        if options.device == "cuda" and provider != CUDA:
+        if options.device != "cpu" and CUDA in ort.get_available_providers() and provider != CUDA:
             # ONNX Runtime goes on with the CPU without an error.
-            raise BackendUnavailable(
+            reason = (
                 "ONNX Runtime's CUDA provider did not start (a GPU, its driver, or CUDA and cuDNN in the provider's "
                 f"versions are missing): take device 'cpu', or see onnxruntime.ai for what {ort.__version__} needs"
             )
+            if options.device == "cuda":
+                raise BackendUnavailable(reason)
+            logger.warning("%s", reason)
         self._session: ort.InferenceSession | None = session
         self.name = f"onnxruntime {ort.__version__} ({provider.removesuffix('ExecutionProvider')})"
 

@@ -72,7 +72,7 @@ def program_of(model: Path) -> Path:
 
 
 class TorchProgramBackend:
-    """An exported program on the CPU or a GPU. Raises ModelLoadError."""
+    """An exported program on the CPU or a GPU. Raises ModelLoadError, BackendUnavailable."""
 
     def __init__(self, path: Path, device: str = "cpu", half: bool = False) -> None:
         import torch
@@ -88,9 +88,7 @@ class TorchProgramBackend:
         except ModelSpecError as error:
             raise ModelLoadError(f"{path}: {error}") from error
         if device != "cpu":
-            from torch.export.passes import move_to_device_pass
-
-            program = move_to_device_pass(program, device)
+            program = moved_program(program, device)
         self._module: Any = program.module()
         self._device = torch.device(device)
         self._half = half
@@ -132,6 +130,16 @@ class _Captured:
     graph: Any
     image: torch.Tensor
     outputs: tuple[torch.Tensor, ...]
+
+
+def moved_program(program: Any, device: str) -> Any:
+    """The program on another device. Raises BackendUnavailable."""
+    from torch.export.passes import move_to_device_pass
+
+    try:
+        return move_to_device_pass(program, device)
+    except RuntimeError as error:
+        raise BackendUnavailable(f"the program cannot be moved to the GPU: {error}") from error
 
 
 class _CudaGraphs:

@@ -16,80 +16,83 @@ from kdc_core.tracking.similarity import (
     match_joints,
 )
 from kdc_core.tracking.tracks import TrackTable
+from kdc_core.tracking.types import TrackState
 
-# Similarities are assigned by this power: one good pair is worth more than two middling ones.
-WORTH_POWER = 2.0
 FULL_JOINT_WEIGHT = 3.0  # shared joint confidence from which joints are fully believed
-MIN_JOINT_WEIGHT = 1.0  # shared joint confidence below which boxes and masks decide what may be a pair
+MIN_JOINT_WEIGHT = 1.0  # shared joint confidence below which boxes and masks decide what is a second sight
 MIN_RIGID_WEIGHT = 0.5  # the same, weighted by rigidity, for measuring a shift
 SAME_POSE_OKS = 0.85  # two detections this alike, by COCO's constants alone, are one person seen twice
 SAME_BOX_IOU = 0.7  # the same, where there are no joints to compare
-DOUBTFUL_POSE = 0.4  # `JointMatch.pose` that a doubtful detection needs ...
-DOUBTFUL_OVERLAP = 0.3  # ... unless its mask or box overlaps this much
 HALF_BODY = 2.0  # sizes; how far the centre of a box may be from where that of the whole body is
-PLACE_SLACK = 0.1  # sizes; how sharply the agreement with the predicted place falls off (one sigma)
+PLACE_SLACK = 0.06  # sizes; how far a person is from an exact prediction (one sigma)
+# Where the evidence of each kind is even between "this person" and "another one near by": between two frames, and for
+# somebody not seen for long, whose limbs have moved on and whose predicted box is vague. FADE_S leads from the one to
+# the other.
+EVEN_POSE = (0.40, 0.27)
+EVEN_OVERLAP = (0.50, 0.15)
+EVEN_SURPRISE = 1.0
+FADE_S = 0.15
+SHARPNESS_POWER = 0.2  # of the area in which a person may be; 0 = a vague prediction bids like an exact one
+TENTATIVE_COST = 1.0  # evidence; a track that may be nobody does not outbid one that is somebody
+CONTEST = -3.0  # evidence; pairs above this compete in the assignment, though they may be refused after it
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """T tracks against N detections, (T, N): similarity in 0..1, and which pairs may be at all.
+    """T tracks against N detections.
 
-    allowed: by the gates. certain: by stricter ones, for detections that are not much to go by.
+    evidence:  (T, N), log-odds that they are the same person; -inf = out of reach.
+    sharpness: (T,), 1 for an exact prediction, falling with the area in which the person may be. Of two tracks for
+               which the evidence of a detection is alike, the one with the sharper prediction has more to say.
     """
 
-    worth: np.ndarray
-    allowed: np.ndarray
-    certain: np.ndarray
+    evidence: np.ndarray
+    sharpness: np.ndarray
 
 
-def compare(table: TrackTable, detections: Detections, options: TrackerOptions) -> Pairs:
-    """Similarity and gates of predicted tracks and the detections of a frame.
+def compare(table: TrackTable, detections: Detections, now_s: float, options: TrackerOptions) -> Pairs:
+    """Evidence that predicted tracks and the detections of a frame are the same people.
 
-    similarity = (w_pose c P + w_overlap IoU + w_motion M) / (w_pose c + w_overlap + w_motion)
-    P: the pose's OKS times the agreement on which joints are seen; c: how far the joints are to be believed, 0..1.
-    M: closeness to the predicted place. In expectation over a place of variance p, E exp(-d^2 / 2v) is
-    v / (v + p) * exp(-d^2 / 2(v + p)): a vague prediction is near everything but close to nothing, so a track that
-    has been hidden for a while does not outbid the track that was seen a moment ago.
-
-    A pair needs a share of the similarity that can be expected of a true one, which falls with v / (v + p): whoever
-    was in full view a moment ago is rather missed in this frame than taken for the stranger half seen behind.
+    evidence = g_pose c (P - P_even) + g_overlap (IoU - IoU_even) + g_motion (1 - log(1 + d^2 / 2v))
+    P: OKS of the pose alone, times the agreement on which joints are seen; c: how far joints are to be believed, 0..1.
+    d: distance to the predicted place, v: its variance. The last term is a Student-t likelihood: people turn and
+    stop, so a Gaussian would punish large distances far too hard.
     """
-    boxes, sizes, variance = table.boxes(), table.sizes_px(), table.place_variance()
+    boxes, sizes = table.boxes(), table.sizes_px()
     slack2 = (PLACE_SLACK * sizes) ** 2
-    spread = slack2 + variance
+    spread = slack2 + table.place_variance()
+    sharpness = (slack2 / spread) ** SHARPNESS_POWER
     reach = options.max_mahalanobis * np.sqrt(spread)
     by_box = box_centres_xy(detections.boxes)[None] - box_centres_xy(boxes)[:, None]
+    evidence = np.full(by_box.shape[:2], -np.inf)
     # The joints may be nearer than the boxes' centres, for a box may show half a body: hence the margin.
     t, n = np.nonzero((by_box**2).sum(2) <= (reach + HALF_BODY * sizes)[:, None] ** 2)
-    pairs = Pairs(*(np.zeros(by_box.shape[:2], dtype) for dtype in (float, bool, bool)))
     if len(t) == 0:
-        return pairs
+        return Pairs(evidence, sharpness)
 
     joints = match_joints(
-        table.joints_xy()[t], table.joint_scores[t], sizes[t], variance[t],
+        table.joints_xy()[t], table.joint_scores[t], sizes[t], np.zeros(len(t)),
         detections.xy[n], detections.joint_scores[n], options.joint_slack,
     )  # fmt: skip
     overlap = _overlap(table, boxes, detections, options)[t, n]
     shift = np.where((joints.rigid < MIN_RIGID_WEIGHT)[:, None], by_box[t, n], joints.shift_xy)
     distance2 = (shift**2).sum(1)
-    certainty = (slack2 / spread)[t]
-    place = certainty * np.exp(-0.5 * distance2 / spread[t])
+    fresh = np.exp(-(now_s - table.seen_s) / FADE_S)[t]
+    believed = np.minimum(joints.shared / FULL_JOINT_WEIGHT, 1.0)
+    ratio = detections.sizes[n] / sizes[t]
+    possible = (distance2 <= reach[t] ** 2) & (ratio <= options.max_size_ratio)
 
-    believed = options.pose_weight * np.minimum(joints.shared / FULL_JOINT_WEIGHT, 1.0)
-    similarity = believed * joints.pose * joints.agreement
-    similarity += options.overlap_weight * overlap + options.motion_weight * place
-    similarity /= np.maximum(believed + options.overlap_weight + options.motion_weight, 1e-9)
+    pose = believed * (joints.pose * joints.agreement - _even(EVEN_POSE, fresh))
+    same = options.pose_gain * pose
+    same += options.overlap_gain * (overlap - _even(EVEN_OVERLAP, fresh))
+    same += options.motion_gain * (EVEN_SURPRISE - np.log1p(0.5 * distance2 / spread[t]))
+    same -= TENTATIVE_COST * (table.states == TrackState.TENTATIVE)[t]
+    evidence[t, n] = np.where(possible, same, -np.inf)
+    return Pairs(evidence, sharpness)
 
-    by_joints = joints.shared >= MIN_JOINT_WEIGHT
-    enough = overlap >= options.min_overlap
-    reachable = (distance2 <= reach[t] ** 2) & np.where(by_joints, joints.near >= options.min_oks, enough)
-    alike = (joints.pose >= DOUBTFUL_POSE) | (overlap >= DOUBTFUL_OVERLAP)
-    certain = np.where(by_joints, alike, enough)
-    least = options.min_similarity * certainty
-    pairs.worth[t, n] = similarity**WORTH_POWER
-    pairs.allowed[t, n] = reachable & (similarity >= least)
-    pairs.certain[t, n] = reachable & certain & (similarity >= options.min_similarity_doubtful * certainty)
-    return pairs
+
+def _even(between: tuple[float, float], fresh: np.ndarray) -> np.ndarray:
+    return between[1] + (between[0] - between[1]) * fresh
 
 
 def _overlap(
@@ -104,13 +107,22 @@ def _overlap(
     return overlap + share * (by_mask - overlap)
 
 
-def assign(similarity: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The allowed pairs whose similarities add up to most: row indices (M,) and column indices (M,)."""
-    if not allowed.any():
+def assign(
+    evidence: np.ndarray, least: float, sharpness: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs whose evidences add up to most, of those the ones of at least `least`: row and column indices (M,).
+
+    sharpness (T,) scales a row's bids, and the benefit of the doubt that a negative `least` gives. Whatever is refused
+    for its own evidence has competed all the same: a detection that belongs to a person who cannot be believed in yet
+    is not given to the second best.
+    """
+    scale = np.ones((len(evidence), 1)) if sharpness is None else sharpness[:, None]
+    worth = np.where(evidence > CONTEST, evidence - CONTEST, 0.0) * scale
+    if not worth.any():
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
-    worth = np.where(allowed, similarity, 0.0)  # a refused pair is worth as much as none
     rows, columns = linear_sum_assignment(worth, maximize=True)
-    good = allowed[rows, columns]
+    enough = evidence >= (least * scale if least < 0 else least)
+    good = enough[rows, columns] & (worth[rows, columns] > 0)
     return rows[good], columns[good]
 
 
@@ -166,12 +178,18 @@ def seen_twice(
 
 
 def reentry_pairs(
-    table: TrackTable, rows: np.ndarray, detections: Detections, persons: np.ndarray, options: TrackerOptions
+    table: TrackTable,
+    rows: np.ndarray,
+    detections: Detections,
+    persons: np.ndarray,
+    now_s: float,
+    options: TrackerOptions,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which of the missing tracks `rows` come back as which of the detections `persons`: two index arrays (M,).
 
     A missing person may have gone on as predicted, stopped, or turned round: she is looked for around the way from
-    the last place seen to the place predicted now, within `reentry_radius` sizes.
+    the last place seen to the place predicted now, within `reentry_radius` sizes, and no further off than somebody
+    of `initial_velocity` gets in the time. So whoever is overlooked in one frame is not taken for somebody else.
     """
     if len(rows) == 0 or len(persons) == 0:
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
@@ -184,6 +202,11 @@ def reentry_pairs(
     distance = np.linalg.norm(off, axis=2) / sizes[:, None]
     ratio = detections.sizes[persons][None] / sizes[:, None]
     limit = options.max_size_ratio
-    allowed = (distance <= options.reentry_radius) & (ratio <= limit) & (ratio >= 1 / limit)
-    found_rows, found_persons = assign(1 - distance / max(options.reentry_radius, 1e-9) + 1e-6, allowed)
+    allowed = (ratio <= limit) & (ratio >= 1 / limit)
+    far = np.minimum(options.reentry_radius, options.initial_velocity * (now_s - table.seen_s[rows]))
+    worth = 1 - distance / np.maximum(far, 1e-9)[:, None]
+    # Of several who may have come back, whoever was on her way here; this refuses nobody.
+    ahead = np.linalg.norm(to - way[:, None], axis=2) / sizes[:, None]
+    worth = np.where(worth >= 0, 1 + worth + 1 / (1 + ahead), -np.inf)
+    found_rows, found_persons = assign(np.where(allowed, worth, -np.inf), 0.0)
     return rows[found_rows], persons[found_persons]

@@ -21,6 +21,7 @@ JOINT_RIGIDITY = np.array([_RIGIDITY.get(name.split("_")[-1], 1.0) for name in K
 SCALE_NOISE = 0.05  # error of a measured growth (natural logarithm, one sigma)
 SCALE_RATE_WALK = 0.3  # 1/s; change of the rate of growth within a second
 INITIAL_SCALE_RATE = 0.3  # 1/s
+OUTLIER = 2.0  # position noises; a joint this far from where most of the joints went counts half
 MAX_GROWTH = 0.25  # a jump of the logarithm beyond this is a wrong pose rather than a person coming nearer
 
 
@@ -88,10 +89,12 @@ def body_motion(
     """How M bodies moved against their prediction, from the joints that both sides know.
 
     predicted_xy, seen_xy (M, K, 2), their scores (M, K), boxes (M, 4), position_noise_px (M,).
+    Joints that go another way than most, such as those taken from the person in front, count little.
     Returns innovation (M, 3) and its variance (M, 3) for `correct`. Bodies without a common joint are measured by
     their boxes, and trusted less.
     """
     weight = predicted_scores * seen_scores * JOINT_RIGIDITY
+    weight = weight * _agreeing(seen_xy - predicted_xy, weight, OUTLIER * position_noise_px)
     total = weight.sum(1)
     share = weight / np.maximum(total, 1e-9)[:, None]
     centre_predicted = np.einsum("mk,mkd->md", share, predicted_xy)
@@ -119,3 +122,14 @@ def body_motion(
         noise[by_box, 2] = (4 * SCALE_NOISE) ** 2
     innovation[:, 2] = np.clip(innovation[:, 2], -MAX_GROWTH, MAX_GROWTH)
     return innovation, noise
+
+
+def _agreeing(way: np.ndarray, weight: np.ndarray, scale_px: np.ndarray) -> np.ndarray:
+    """Factor in 0..1 (M, K) for displacements (M, K, 2) that agree with their weighted median; weight (M, K)."""
+    order = np.argsort(way, axis=1)
+    sorted_weight = np.take_along_axis(weight[..., None], order, axis=1)
+    half = 0.5 * weight.sum(1)
+    middle = (np.cumsum(sorted_weight, axis=1) >= half[:, None, None]).argmax(axis=1)
+    median = np.take_along_axis(np.take_along_axis(way, order, axis=1), middle[:, None], axis=1)
+    off2 = ((way - median) ** 2).sum(2)
+    return 1 / (1 + off2 / (scale_px**2)[:, None])

@@ -25,13 +25,11 @@ class TrackerOptions:
     max_backward_s:    a stamp this much older than the newest is taken as simultaneous; an older one restarts.
 
     Association
-    pose_weight, overlap_weight, motion_weight: shares of the pose's OKS, of mask or box overlap and of closeness to
-                       the predicted place in a pair's similarity; they are divided by their sum.
+    pose_gain, overlap_gain, motion_gain: evidence (log-odds) that a pair gains for each unit of the pose's OKS, of
+                       mask or box overlap, and of the logarithm of closeness to the predicted place.
     mask_share:        share of mask IoU in the overlap where both sides have a mask; box IoU has the rest.
-    min_similarity:    a pair below this is refused; scaled down where a prediction is vague.
-    min_similarity_doubtful: the same for people below `high_score`.
-    min_oks:           a pair whose joints at their predicted places are less similar is refused.
-    min_overlap:       the same with the overlap, where there are no joints to compare.
+    min_evidence:      a pair below this is refused; 0 = as likely the same person as another one, so a little below 0
+                       gives the benefit of the doubt to whoever is known already.
     max_mahalanobis:   a pair further from the prediction than this many standard deviations is refused.
     max_size_ratio:    nor may body sizes differ by more than this factor.
     duplicate_oks:     a person left over is a second detection of somebody tracked from this OKS on.
@@ -58,22 +56,19 @@ class TrackerOptions:
     max_gap_s: float = 4.0
     max_backward_s: float = 0.1
 
-    pose_weight: float = 0.5
-    overlap_weight: float = 0.25
-    motion_weight: float = 0.25
+    pose_gain: float = 5.0
+    overlap_gain: float = 7.0
+    motion_gain: float = 1.2
     mask_share: float = 0.5
-    min_similarity: float = 0.4
-    min_similarity_doubtful: float = 0.5
-    min_oks: float = 0.2
-    min_overlap: float = 0.3
-    max_mahalanobis: float = 3.7
+    min_evidence: float = -1.0
+    max_mahalanobis: float = 5.0
     max_size_ratio: float = 2.0
-    duplicate_oks: float = 0.6
+    duplicate_oks: float = 0.5
     reentry_radius: float = 1.5
 
     joint_slack: float = 0.07
     position_noise: float = 0.05
-    velocity_walk: float = 1.0
+    velocity_walk: float = 2.0
     initial_velocity: float = 2.0
 
     smooth_joints: bool = False
@@ -84,8 +79,9 @@ class TrackerOptions:
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            if f.name != "smooth_joints" and not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"TrackerOptions.{f.name} must be finite and not negative, got {value}")
+            if not math.isfinite(value) or (value < 0 and f.name not in _SIGNED):
+                kind = "finite" if f.name in _SIGNED else "finite and not negative"
+                raise ValueError(f"TrackerOptions.{f.name} must be {kind}, got {value}")
         for name in _FRACTIONS:
             if getattr(self, name) > 1:
                 raise ValueError(f"TrackerOptions.{name} must lie in 0..1, got {getattr(self, name)}")
@@ -100,13 +96,12 @@ class TrackerOptions:
             raise ValueError(
                 f"TrackerOptions.reentry_s ({self.reentry_s}) must not be below occluded_s ({self.occluded_s})"
             )
-        if self.pose_weight + self.overlap_weight == 0:
-            raise ValueError("one of TrackerOptions.pose_weight and overlap_weight must be above 0")
+        if self.pose_gain + self.overlap_gain == 0:
+            raise ValueError("one of TrackerOptions.pose_gain and overlap_gain must be above 0")
 
 
-_FRACTIONS = (
-    "high_score", "mask_share", "min_similarity", "min_similarity_doubtful", "min_oks", "min_overlap", "duplicate_oks",
-)  # fmt: skip
+_SIGNED = ("min_evidence",)
+_FRACTIONS = ("high_score", "mask_share", "duplicate_oks")
 _POSITIVE = (
     "max_gap_s", "max_mahalanobis", "joint_slack", "position_noise", "velocity_walk", "initial_velocity",
     "min_cutoff_hz", "max_lag_s",

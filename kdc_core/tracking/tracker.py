@@ -66,6 +66,9 @@ class Tracker:
         duplicates = better >= 0
         if len(table) and count:
             self._follow(table, detections, row_of, duplicates, now_s)
+            shadows = self._drop_shadows(table, detections, row_of, duplicates)
+        else:
+            shadows = np.zeros(0, np.intp)
         gone = self._take_back(table, detections, row_of, duplicates, now_s)
 
         fresh = np.flatnonzero((row_of < 0) & ~duplicates)
@@ -78,7 +81,8 @@ class Tracker:
         result = self._result(people, detections, table, row_of, duplicates, now_s)
         seen = np.zeros(len(table), bool)
         seen[row_of] = True
-        table.seen_s[gone] = -np.inf  # tentative tracks whose person turned out to be somebody known
+        # TENTATIVE tracks whose person turned out to be somebody known.
+        table.seen_s[gone] = table.seen_s[shadows] = -np.inf
         self._table = table.age(seen, now_s, options)
         self.counts.frames += 1
         self.counts.duplicates += int(duplicates.sum())
@@ -95,22 +99,24 @@ class Tracker:
         """Match predicted tracks and detections in order of trust: sure people first, then the doubtful ones, then
         second sights of those found, then TENTATIVE tracks. Fills `row_of`, and `duplicates` for second sights."""
         options = self.options
-        pairs = association.compare(table, detections, options)
+        pairs = association.compare(table, detections, now_s, options)
         high = (detections.scores >= options.high_score) & ~duplicates
         tentative = table.states == TrackState.TENTATIVE
         # Whoever is missing for long may be anywhere near: `_take_back` looks for her, the motion says nothing.
         free = ~tentative & (now_s - table.seen_s <= options.occluded_s)
 
-        def match(rows: np.ndarray, persons: np.ndarray, allowed: np.ndarray) -> None:
-            found_rows, found = association.assign(pairs.worth, allowed & rows[:, None] & persons[None])
+        def match(rows: np.ndarray, persons: np.ndarray) -> None:
+            offered = rows[:, None] & persons[None]
+            evidence = np.where(offered, pairs.evidence, -np.inf)
+            found_rows, found = association.assign(evidence, options.min_evidence, pairs.sharpness)
             row_of[found] = found_rows
-            rows[found_rows] = False
+            free[found_rows] = tentative[found_rows] = False
             table.see(found_rows, detections, found, now_s, options)
 
-        match(free, high, pairs.allowed)
-        match(free, ~high & ~duplicates, pairs.certain)
+        match(free | tentative, high)
+        match(free, ~high & ~duplicates)
         self._mark_second_sights(table, detections, row_of, duplicates)
-        match(tentative, (row_of < 0) & ~duplicates, pairs.allowed)
+        match(tentative, (row_of < 0) & ~duplicates)
         self._mark_second_sights(table, detections, row_of, duplicates)
 
     def _mark_second_sights(
@@ -120,6 +126,31 @@ class Tracker:
         twin = association.seen_twice(table, row_of[row_of >= 0], detections, left, self.options)
         row_of[left[twin >= 0]] = twin[twin >= 0]
         duplicates[left[twin >= 0]] = True
+
+    def _drop_shadows(
+        self, table: TrackTable, detections: Detections, row_of: np.ndarray, duplicates: np.ndarray
+    ) -> np.ndarray:
+        """The rows of TENTATIVE tracks that have followed second sights of somebody else; changes `row_of`."""
+        persons = np.flatnonzero(row_of >= 0)
+        rows = row_of[persons]
+        doubtful = (table.states[rows] == TrackState.TENTATIVE) & ~duplicates[persons]
+        # Without joints two people in one box would look alike.
+        doubtful &= detections.joint_scores[persons].sum(1) >= association.MIN_JOINT_WEIGHT
+        if not doubtful.any() or len(rows) < 2:
+            return np.zeros(0, np.intp)
+        elders = list(rows[table.states[rows] != TrackState.TENTATIVE])
+        shadows = []
+        # The oldest first, so that nobody is taken for the second sight of a shadow.
+        for i in np.flatnonzero(doubtful)[np.argsort(table.ids[rows[doubtful]])]:
+            person = persons[i : i + 1]
+            (twin,) = association.seen_twice(table, np.array(elders, np.intp), detections, person, self.options)
+            if twin >= 0:
+                row_of[row_of == rows[i]] = twin  # her own second sights come along
+                duplicates[person] = True
+                shadows.append(rows[i])
+            else:
+                elders.append(rows[i])
+        return np.array(shadows, np.intp)
 
     def _take_back(
         self,
@@ -140,7 +171,7 @@ class Tracker:
         unknown[~unknown] = table.states[row_of[~unknown]] == TrackState.TENTATIVE
         unknown &= (detections.scores >= options.high_score) & ~duplicates
         rows, persons = association.reentry_pairs(
-            table, np.flatnonzero(missing), detections, np.flatnonzero(unknown), options
+            table, np.flatnonzero(missing), detections, np.flatnonzero(unknown), now_s, options
         )
         gone = row_of[persons]
         for row, given_up in zip(rows[gone >= 0], gone[gone >= 0]):

@@ -123,15 +123,15 @@ class Soak:
         seconds = time.monotonic() - started_s
         tenth = max(1, len(memory_mb) // 10)
         growth_mb = float(np.median(memory_mb[-tenth:]) - np.median(memory_mb[:tenth]))
+        shown = " ".join(f"{value:.0f}" for value in memory_mb[:: -(-len(memory_mb) // _SHOWN_SAMPLES)])
         if growth_mb > MAX_GROWTH_MB:
-            raise SoakError(f"memory grew by {growth_mb:.1f} MB over {self._frames} frames")
-        shown = memory_mb[:: -(-len(memory_mb) // _SHOWN_SAMPLES)]
+            raise SoakError(f"memory grew by {growth_mb:.1f} MB over {self._frames} frames: {shown}")
         ages_ms = np.percentile(self._peer.ages_s, [50, 95]) * 1e3
         return [
             f"{self._frames} frames in {seconds:.0f} s, {self._frames // _DISTURB_EVERY} disturbances",
             f"memory after warm-up {memory_mb[0]:.1f} MB, at the end {memory_mb[-1]:.1f} MB, "
             f"largest {max(memory_mb):.1f} MB, growth (medians of tenths) {growth_mb:+.1f} MB",
-            f"memory on the way (MB): {' '.join(f'{value:.0f}' for value in shown)}",
+            f"memory on the way (MB): {shown}",
             f"from capture to the receiver: median {ages_ms[0]:.1f} ms, 95th percentile {ages_ms[1]:.1f} ms",
         ]
 

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
 from kdc_core.backends.base import BackendUnavailable, InferenceError, ModelLoadError, load_backend  # noqa: E402
+from kdc_core.backends.torch_program import moved_program  # noqa: E402
 from kdc_core.decode.candidates import find_candidates  # noqa: E402
 from kdc_core.encode import encode, ideal_fields  # noqa: E402
 from kdc_core.spec import ModelSpec, ModelSpecError  # noqa: E402
@@ -67,6 +68,10 @@ def test_program_on_several_sizes(exported: tuple[KDCNet, ModelSpec, Path]) -> N
     backend = load_backend(path, "torch")
     assert backend.name.startswith("torch ") and backend.spec == spec
     check_fields(network, backend)
+    # Moved to another device, nothing stays behind (a GPU would refuse to mix).
+    moved = moved_program(torch.export.load(path.with_suffix(".pt2")), "meta").module()
+    shapes = [tuple(o.shape) for o in moved(torch.zeros((96, 160, 3), dtype=torch.uint8, device="meta"))]
+    assert shapes == [(17, 16, 3), (32, 16, 3), (24, 40), (2, 24, 40), (24, 40)]
 
 
 def test_people_of_the_shipped_file_are_torchs(shipped_model: Path, repository: Path) -> None:

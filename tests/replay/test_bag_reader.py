@@ -202,6 +202,39 @@ def test_damage_in_the_middle(tmp_path, storage):
         assert f"{20 - len(found)} of 20 frames of {TOPIC} could not be read" in notes
 
 
+@pytest.mark.parametrize("storage", [MCAP, SQLITE])
+@pytest.mark.parametrize("compression", [CompressionMode.NONE, CompressionMode.MESSAGE])
+def test_whatever_is_damaged_nothing_hangs_or_breaks(tmp_path, storage, compression):
+    bag = write_bag(tmp_path / "bag", range(8), storage=storage, compression=compression)
+    file = storage_file(bag)
+    whole = file.read_bytes()
+    random = np.random.default_rng(5)
+    frames_found = []
+    for _ in range(25):
+        data = bytearray(whole)
+        at = int(random.integers(len(data)))
+        kind = random.integers(3)
+        if kind == 0:
+            data[at : at + int(random.integers(9000))] = bytes(int(random.integers(9000)))
+        elif kind == 1:
+            for place in random.integers(0, len(data), 5):
+                data[place] = random.integers(256)
+        else:
+            del data[at:]
+        file.write_bytes(bytes(data))
+        try:
+            with BagReader(bag) as reader:
+                if TOPIC not in reader.topics:  # its name may be what was damaged
+                    continue
+                raw = list(reader.raw_frames(TOPIC))
+                assert [frame.index for frame in raw] == list(range(len(raw)))
+                assert len(raw) == 8 or (len(raw) < 8 and reader.notes)
+                frames_found.append(len(raw))
+        except BagError as error:
+            assert "no topic in the bag" in str(error)
+    assert max(frames_found) > 4
+
+
 def test_one_damaged_file_of_several(tmp_path):
     parts = [write_bag(tmp_path / f"p{i}", range(5 * i, 5 * i + 5), hw=LARGE_HW) for i in range(3)]
     bag = join_bags(tmp_path / "whole", parts)

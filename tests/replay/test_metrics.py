@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ pytest.importorskip("pycocotools", reason="needs pycocotools")
 pytest.importorskip("rosbags", reason="needs rosbags")
 pytest.importorskip("trackeval", reason="needs TrackEval")
 
+from kdc_cli.errors import message_of
 from kdc_core.coco_scores import oks_matrix
 from kdc_core.skeleton import OKS_SIGMAS
 from kdc_replay.annotations import ReplayAnnotationError
-from kdc_replay.metrics import evaluate_frames, write_metrics
+from kdc_replay.metrics import ScoringError, evaluate_frames, write_metrics
 from kdc_replay.run_reader import RunError, load_run, read_frames
 from tests.replay.made_run import HEIGHT, START_NS, WIDTH, annotation, person, write_run
 
@@ -165,3 +167,12 @@ def test_boxes_where_masks_are_missing(tmp_path: Path) -> None:
     metrics = evaluate_frames(run_of(tmp_path, people).frames, truth)
     assert metrics["tracking_similarity"] == "box" and metrics["tracking"]["hota"] == pytest.approx(1)
     assert metrics["segm"]["AP"] == 0 and metrics["keypoints"]["AP"] == pytest.approx(1)
+
+
+def test_without_trackeval_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trackeval.metrics", None)
+    run = run_of(tmp_path, [[person(20, 20, 1)]])
+    with pytest.raises(ScoringError, match="pip install --no-deps trackeval") as caught:
+        write_metrics(run, {0: [annotation(20, 20, 1)]})
+    assert message_of(caught.value, "replay") == str(caught.value)
+    assert write_metrics(run, {0: [annotation(20, 20, None)]})["tracking"] is None

@@ -13,6 +13,7 @@ pytest.importorskip("rosbags", reason="needs the extra 'replay'")
 from kdc_cli.main import main
 from kdc_core.rle import from_coco
 from kdc_replay import journal
+from kdc_replay.run_folder import sole_user
 from tests.replay.bags import HW, LOG_DELAY_NS, TOPIC, picture, stamp_of, write_bag
 from tests.replay.stub_pipeline import ReplayStub, use_stub
 
@@ -137,6 +138,14 @@ def test_folders_that_are_no_runs_are_not_touched(tmp_path, capsys):
     assert replay(bag, "--out", folder / "thesis.txt", *FAST) == 1
     assert "is a file" in capsys.readouterr().err
     assert [p.name for p in folder.iterdir()] == ["thesis.txt"]
+
+
+def test_one_run_at_a_time_in_a_folder(tmp_path, capsys):
+    bag = write_bag(tmp_path / "walk", range(2))
+    with sole_user(tmp_path / "run"):
+        assert replay(bag, "--out", tmp_path / "run", *FAST) == 1
+    assert "another `kdc replay` is at work in" in capsys.readouterr().err
+    assert replay(bag, "--out", tmp_path / "run", *FAST) == 0
 
 
 @pytest.mark.parametrize(

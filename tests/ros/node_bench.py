@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -14,7 +15,7 @@ from kdc.msg import PoseArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from std_srvs.srv import SetBool, Trigger
@@ -57,11 +58,15 @@ class NodeBench:
         self._publishers: dict[str, Any] = {}
         self._executor.add_node(self.client)
         self._threads = [
-            threading.Thread(target=spin, args=[self.node], daemon=True),
+            threading.Thread(target=self._spin_node, daemon=True),
             threading.Thread(target=self._executor.spin, daemon=True),
         ]
         for thread in self._threads:
             thread.start()
+
+    def _spin_node(self) -> None:
+        with contextlib.suppress(ExternalShutdownException):
+            spin(self.node)
 
     def _keep(self, message: DiagnosticArray) -> None:
         if message.status[0].name.startswith(self.namespace.lstrip("/")):

@@ -18,7 +18,7 @@ from kdc_replay.bag_writer import ImageBagWriter
 from kdc_replay.outputs import OutputChoice
 from kdc_replay.run_reader import NODE_FRAMES_NAME, load_run, read_frames
 from kdc_replay.runner import ReplayJob, ReplayOptions, replay
-from kdc_ros import replay_node
+from kdc_ros import replay_node, replay_player
 from kdc_ros.replay_node import NodeReplayError, replay_through_node
 
 FRAMES = 6
@@ -97,9 +97,9 @@ def test_a_stamp_is_changed_in_place() -> None:
 
 def test_frames_are_due_by_their_stamps(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(replay_node.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(replay_node.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
-    pace = replay_node._Pace(2.0)
+    monkeypatch.setattr(replay_player.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(replay_player.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    pace = replay_player.Pace(2.0)
     due = []
     for stamp_s in (50.0, 51.0, 53.0, 10.0, 11.0, 500.0):  # a step back, and a leap: neither is waited for
         pace.wait(round(stamp_s * 1e9))

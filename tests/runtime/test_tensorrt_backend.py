@@ -102,6 +102,17 @@ def test_what_cannot_work_says_why(trt, tiny: Path, tmp_path: Path, options: Loa
         load_tensorrt_backend(tiny, dataclasses.replace(options, engine_dir=tmp_path), machine(trt, tiny))
 
 
+def test_gpu_that_fails_and_cache_that_cannot_be_written(trt, tiny: Path, tmp_path: Path) -> None:
+    here = machine(trt, tiny)
+    load_tensorrt_backend(tiny, LoadOptions(engine_dir=tmp_path), here).close()
+    here.cuda.broken = "allocate"
+    with pytest.raises(BackendUnavailable, match="GPU failed while the engine was loaded: .*out of memory"):
+        load_tensorrt_backend(tiny, LoadOptions(engine_dir=tmp_path), here)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BackendUnavailable, match="engine cache cannot be used.*XDG_CACHE_HOME"):
+        load_tensorrt_backend(tiny, LoadOptions(engine_dir=tmp_path / "file"), machine(trt, tiny))
+
+
 def test_machine_without_gpu_refuses_and_auto_goes_on(tiny: Path, tmp_path: Path, caplog) -> None:
     pytest.importorskip("cuda.bindings", reason="needs NVIDIA's binding")
     pytest.importorskip("tensorrt_rtx", reason="no wheel of TensorRT for RTX on this platform")

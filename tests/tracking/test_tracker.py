@@ -295,7 +295,7 @@ def test_ids_end_with_int32() -> None:
     [
         {"high_score": 1.5}, {"confirm_hits": 0}, {"confirm_hits": 2.5}, {"max_gap_s": 0.0}, {"occluded_s": -1.0},
         {"occluded_s": 9.0}, {"max_size_ratio": 0.5}, {"velocity_walk": float("nan")}, {"max_lag_s": 0.0},
-        {"pose_weight": 0.0, "overlap_weight": 0.0},
+        {"pose_gain": 0.0, "overlap_gain": 0.0},
     ],
 )  # fmt: skip
 def test_options_are_checked(wrong: dict[str, float]) -> None:

@@ -10,7 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from kdc_core.backends.base import BackendUnavailable, LoadOptions, NetworkOutputs, checked_image, checked_outputs
+from kdc_core.backends.base import (
+    BackendUnavailable,
+    InferenceError,
+    LoadOptions,
+    NetworkOutputs,
+    checked_image,
+    checked_outputs,
+)
 from kdc_core.backends.tensorrt.cache import EngineCache, StoredEngine
 from kdc_core.backends.tensorrt.cuda import Cuda, CudaRuntime
 from kdc_core.backends.tensorrt.execution import EngineExecution, Execution
@@ -57,7 +64,21 @@ class TensorRTBackend:
 
 
 def load_tensorrt_backend(model: Path, options: LoadOptions, machine: Machine | None = None) -> TensorRTBackend:
-    """The engine of a model file from the cache, or built now, ready to run. Raises BackendUnavailable."""
+    """The engine of a model file from the cache, or built now, ready to run.
+
+    Raises BackendUnavailable, also for a GPU that fails or a cache that cannot be written; ModelLoadError.
+    """
+    try:
+        return _load(model, options, machine)
+    except InferenceError as error:
+        raise BackendUnavailable(f"the GPU failed while the engine was loaded: {error}") from error
+    except OSError as error:
+        raise BackendUnavailable(
+            f"the engine cache cannot be used ({error}): let XDG_CACHE_HOME or engine_dir name a writable folder"
+        ) from error
+
+
+def _load(model: Path, options: LoadOptions, machine: Machine | None) -> TensorRTBackend:
     if options.device == "cpu":
         raise BackendUnavailable("TensorRT has no CPU: take device 'cuda', or backend 'onnxruntime'")
     if model.suffix != ".onnx":

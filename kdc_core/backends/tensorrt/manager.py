@@ -131,7 +131,7 @@ def typed_twin(
 ) -> Iterator[tuple[Path, int]]:
     """The model file in a precision (itself for fp32), and the number of pictures it was calibrated on.
 
-    Raises BackendUnavailable where the package `onnx` is missing, ValueError where the model cannot be converted.
+    Raises BackendUnavailable where the package `onnx` is missing, EngineBuildError where the model cannot be converted.
     """
     if precision == "fp32":
         yield model, 0
@@ -153,6 +153,8 @@ def typed_twin(
                 f"a model is converted to {precision} by the Python package {error.name}, which is not installed here: "
                 f"pip install {error.name}"
             ) from error
+        except ValueError as error:  # too few pictures, weights out of range
+            raise EngineBuildError(f"{model.name} cannot be converted to {precision}: {error}") from error
         yield twin, count
 
 

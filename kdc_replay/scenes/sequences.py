@@ -9,7 +9,7 @@ import numpy as np
 
 from kdc_core.skeleton import NUM_KEYPOINTS, OKS_SIGMAS
 from kdc_core.types import People
-from tests.tracking.walkers import IMAGE_HW, Seen, Walker, look
+from kdc_replay.scenes.walkers import IMAGE_HW, Seen, Walker, look
 
 MIN_VISIBLE_SHARE = 0.2  # a body less in view than this is not detected
 
@@ -100,8 +100,8 @@ def detect(
         labels = renumber[seen.labels]
     if len(found) == 0:
         return People.empty(IMAGE_HW if masks else None), np.zeros(0, int)
-    xy, scores, person_scores, boxes = (np.array(x, np.float32)[order] for x in zip(*found))
-    return People(xy, scores, person_scores, boxes, labels), np.array(sources)[order]
+    joints, joint_scores, person_scores, boxes = (np.array(values, np.float32)[order] for values in zip(*found))
+    return People(joints, joint_scores, person_scores, boxes, labels), np.array(sources)[order]
 
 
 def _pose(
@@ -223,7 +223,8 @@ def crowd_walkers(count: int, seconds: float, seed: int) -> tuple[Walker, ...]:
     rng = np.random.default_rng(seed)
     walkers = []
     for i in range(count):
-        t, knots = 0.0, []
+        t = 0.0
+        knots: list[tuple[float, float, float]] = []
         z = 3.5 + 3.5 * (i + rng.random()) / count
         x = rng.uniform(-0.55, 0.55) * z
         while t < seconds + 1 or len(knots) < 2:

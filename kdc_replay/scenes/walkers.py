@@ -93,7 +93,8 @@ def look(
     """Draw the scene at `t`. pan_px shifts the image to the left (the camera turns right); pillars: (X from, X to, Z)
     hide what is behind them."""
     things: list[tuple[float, int, np.ndarray]] = []
-    joints, numbers = [], []
+    joints: list[np.ndarray] = []
+    numbers: list[int] = []
     for number, walker in enumerate(walkers):
         ground = walker.ground(t)
         if ground is None:
@@ -154,8 +155,9 @@ def _silhouette(xy: np.ndarray, px_per_m: float) -> tuple[np.ndarray, np.ndarray
     """Pixels of one body, bool (H, W), and its box (4,), which may reach beyond the image."""
     canvas = np.zeros(IMAGE_HW, np.uint8)
     thick = 0.12 * px_per_m
+    places = np.rint(xy).astype(int).tolist()
     for a, b in LIMBS:
-        cv2.line(canvas, *(tuple(np.rint(xy[k]).astype(int).tolist()) for k in (a, b)), 1, max(1, round(thick)))
+        cv2.line(canvas, places[a], places[b], 1, max(1, round(thick)))
     torso = xy[[KEYPOINT_INDEX[n] for n in ("left_shoulder", "right_shoulder", "right_hip", "left_hip")]]
     cv2.fillConvexPoly(canvas, cv2.convexHull(np.rint(torso).astype(np.int32)), 1)
     head = xy[[KEYPOINT_INDEX[n] for n in ("nose", "left_ear", "right_ear")]].mean(0)

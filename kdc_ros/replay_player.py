@@ -1,0 +1,106 @@
+"""Plays recorded pictures to the node and keeps its answers; when each picture is due."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import rclpy
+from kdc.msg import InstanceMaskArray, PoseArray
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from kdc_replay.bag_reader import NS
+
+TOPIC = "replayed/image"
+# Reliable, so that what gets lost is what the node dropped, not what the middleware did.
+_IMAGES = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE)
+_RESULTS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=200, reliability=ReliabilityPolicy.RELIABLE)
+_LONGEST_PAUSE_S = 10.0
+
+
+class Player:
+    """Publishes pictures, and keeps the node's answers with the time each one arrived."""
+
+    def __init__(self, context: Context) -> None:
+        self._node = rclpy.create_node("replay_player", context=context)
+        self._images = self._node.create_publisher(Image, TOPIC, _IMAGES)
+        self._node.create_subscription(PoseArray, "kdc/poses", self._on_poses, _RESULTS)
+        self._node.create_subscription(InstanceMaskArray, "kdc/masks", self._on_masks, _RESULTS)
+        self.sent_ns: dict[int, int] = {}
+        self.arrived_ns: dict[int, int] = {}
+        self.poses: dict[int, PoseArray] = {}
+        self.masks: dict[int, InstanceMaskArray] = {}
+        self._changed = threading.Condition()
+        self._executor = SingleThreadedExecutor(context=context)
+        self._executor.add_node(self._node)
+        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Leave."""
+        self._executor.shutdown()
+        self._thread.join(5)
+        self._node.destroy_node()
+
+    def subscribed(self) -> bool:
+        """Whether the node hears us and we hear the node."""
+        topics = ("kdc/poses", "kdc/masks")
+        return self._images.get_subscription_count() > 0 and all(self._node.count_publishers(t) for t in topics)
+
+    def reliable(self) -> bool:
+        """Whether the node's subscription asks for lost pieces again."""
+        asked = self._node.get_subscriptions_info_by_topic(self._node.resolve_topic_name(TOPIC))
+        return bool(asked) and all(a.qos_profile.reliability == ReliabilityPolicy.RELIABLE for a in asked)
+
+    def publish(self, message: Image | bytes, stamp_ns: int) -> None:
+        """Publish a picture, as a message or as it was recorded."""
+        self.sent_ns[stamp_ns] = time.monotonic_ns()
+        self._images.publish(message)
+
+    def wait_answered(self, stamp_ns: int, masks: bool, timeout_s: float) -> bool:
+        """Wait for the answer to a picture; returns whether it came."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: stamp_ns in self.poses and (stamp_ns in self.masks or not masks), timeout_s
+            )
+
+    def _on_poses(self, message: PoseArray) -> None:
+        now_ns = time.monotonic_ns()
+        with self._changed:
+            self.arrived_ns[_stamp_ns(message.header)] = now_ns
+            self.poses[_stamp_ns(message.header)] = message
+            self._changed.notify_all()
+
+    def _on_masks(self, message: InstanceMaskArray) -> None:
+        with self._changed:
+            self.masks[_stamp_ns(message.header)] = message
+            self._changed.notify_all()
+
+
+class Pace:
+    """Waits until a frame is due; a pause of the recording of more than 10 s, or a step back, is passed over."""
+
+    def __init__(self, rate: float | None) -> None:
+        self._rate = rate
+        self._last_ns: int | None = None
+        self._due_s = 0.0
+
+    def wait(self, time_ns: int) -> None:
+        """Return when the frame of this stamp is due."""
+        if self._rate is None:
+            return
+        if self._last_ns is None:
+            self._due_s = time.monotonic()
+        elif 0 < (step_s := (time_ns - self._last_ns) / NS) <= _LONGEST_PAUSE_S:
+            self._due_s += step_s / self._rate
+        self._last_ns = time_ns
+        if (early_s := self._due_s - time.monotonic()) > 0:
+            time.sleep(early_s)
+
+
+def _stamp_ns(header: Header) -> int:
+    return header.stamp.sec * NS + header.stamp.nanosec
