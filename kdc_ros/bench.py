@@ -36,7 +36,7 @@ from kdc_core.pipeline import Pipeline
 from kdc_core.tracking import FrameTracks
 from kdc_core.types import People
 from kdc_ros.bench_camera import END, RELIABLE
-from kdc_ros.conversions import masks_to_message, poses_to_message
+from kdc_ros.conversions import PersonPool, masks_to_message, poses_to_message
 from kdc_ros.image_conversion import image_to_rgb, rgb_to_message
 
 SIZES_HW = ((480, 640), (720, 1280), (1080, 1920))
@@ -125,6 +125,7 @@ class _Around(Node):
         self.done = False
         self._answers = answers
         self._seen = dict.fromkeys(answers, 0)
+        self._pool = PersonPool()
         self._cpu_s = time.thread_time()
         self._poses = self.create_publisher(PoseArray, "bench/poses", RELIABLE)
         self._masks = self.create_publisher(InstanceMaskArray, "bench/masks", RELIABLE)
@@ -144,7 +145,7 @@ class _Around(Node):
         ids = np.arange(1, len(people) + 1, dtype=np.int32)
         tracks = dataclasses.replace(FrameTracks.untracked(len(people)), ids=ids)
         with watch("messages"):
-            poses = poses_to_message(people, tracks, message.header, (image.shape[0], image.shape[1]))
+            poses = poses_to_message(people, tracks, message.header, (image.shape[0], image.shape[1]), pool=self._pool)
             masks = masks_to_message(people, ids, message.header)
         with watch("publish"):
             self._poses.publish(poses)

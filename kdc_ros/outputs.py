@@ -19,6 +19,7 @@ from kdc_core.tracking import FrameTracks
 from kdc_core.types import FrameResult
 from kdc_ros.body_frames import TF_QOS, body_transforms, roots_to_message
 from kdc_ros.conversions import (
+    PersonPool,
     label_image_to_message,
     masks_to_message,
     polygons_to_message,
@@ -54,6 +55,7 @@ class Outputs:
         self._context = node.context
         self._publishers: _Publishers | None = None
         self._marker_builder = MarkerBuilder()
+        self._pool = PersonPool()
         self._locator = Locator(node.get_logger())
 
     def activate(self) -> None:
@@ -94,7 +96,9 @@ class Outputs:
         track_ids = tracks.ids
         located = self._locator.locate(frame, result.people, result.image_hw, settings)
         try:
-            message = poses_to_message(result.people, tracks, frame.header, result.image_hw, located.positions)
+            message = poses_to_message(
+                result.people, tracks, frame.header, result.image_hw, located.positions, self._pool
+            )
             publishers.poses.publish(message)
             self._publish_places(publishers, frame, track_ids, located.positions, settings)
             self._publish_masks(publishers, frame, result, track_ids, settings)

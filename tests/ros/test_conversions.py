@@ -28,6 +28,7 @@ from kdc_core.skeleton import KEYPOINT_NAMES, NUM_KEYPOINTS
 from kdc_core.tracking import FrameTracks, TrackState
 from kdc_core.types import People
 from kdc_ros.conversions import (
+    PersonPool,
     label_image_to_message,
     mask_from_message,
     mask_to_message,
@@ -167,6 +168,20 @@ def test_polygons_are_the_masks():
     assert [i.rings for i in polygons_to_message(empty, ids, HEADER, 1.0).instances] == [[]] * 4
     with pytest.raises(ValueError, match="ring"):
         rings_from_message(InstancePolygons(rings=[PolygonRing(x=[1, 2], y=[1])]))
+
+
+def test_a_pool_is_filled_anew():
+    """Nothing of an earlier, fuller frame is left in a later one."""
+    pool = PersonPool()
+    rng = np.random.default_rng(4)
+    full = Positions(rng.random((3, NUM_KEYPOINTS, 3)), rng.random((3, 3)), rng.random(3), np.ones(3, np.uint8))
+    first = poses_to_message(random_people(3, (8, 8)), random_tracks(3), HEADER, (8, 8), full, pool)
+    persons = list(first.people)
+    people = random_people(2, (9, 9), seed=5)
+    second = poses_to_message(people, FrameTracks.untracked(2), HEADER, (9, 9), None, pool)
+    assert all(a is b for a, b in zip(second.people, persons))
+    fresh = poses_to_message(people, FrameTracks.untracked(2), HEADER, (9, 9))
+    assert serialize_message(second) == serialize_message(fresh)
 
 
 def test_states_have_the_trackers_numbers():
