@@ -161,15 +161,14 @@ def seen_twice(
     twin = np.full(len(persons), -1, np.intp)
     if len(rows) == 0 or len(persons) == 0:
         return twin
-    seen = table.take(rows)
     t, n = (index.ravel() for index in np.indices((len(rows), len(persons))))
     joints = match_joints(
-        seen.joints_xy()[t], seen.joint_scores[t], seen.sizes_px()[t], np.zeros(len(t)),
+        table.joints_xy(rows)[t], table.joint_scores[rows][t], table.sizes_px(rows)[t], np.zeros(len(t)),
         detections.xy[persons][n], detections.joint_scores[persons][n], options.joint_slack,
     )  # fmt: skip
     by_joints = (joints.shared >= MIN_JOINT_WEIGHT).reshape(len(rows), len(persons))
     near = joints.near.reshape(by_joints.shape)
-    iou = box_iou(seen.boxes(), detections.boxes[persons])
+    iou = box_iou(table.boxes(rows), detections.boxes[persons])
     likeness = np.where(by_joints, near, iou)
     limit = np.where(by_joints, options.duplicate_oks, SAME_BOX_IOU)
     best = np.where(likeness >= limit, likeness, -1.0)

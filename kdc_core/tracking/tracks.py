@@ -21,6 +21,8 @@ from kdc_core.tracking.types import Track, TrackState
 
 MEMORY_S = 1.0  # time constant with which an unseen joint's score fades and a body size shrinks
 UNSEEN_JOINT = 0.8  # factor on a joint's score for each sighting of the person without it
+Rows = np.ndarray | slice  # of the table
+ALL = slice(None)
 LOG_SCALE_LIMITS = (0.0, 14.0)  # of the filter's scale in log(px): nothing sensible lies outside
 
 
@@ -116,23 +118,26 @@ class TrackTable:
         }
         return TrackTable(**joined, smoother=self.smoother.join(other.smoother))
 
-    def scales(self) -> np.ndarray:
+    # What follows is asked of all tracks, or of some rows of the table.
+
+    def scales(self, rows: Rows = ALL) -> np.ndarray:
         """Pixels for each unit of the body's frame, (T,)."""
-        return np.exp(self.mean[:, 2, 0])
+        return np.exp(self.mean[rows, 2, 0])
 
-    def positions_xy(self) -> np.ndarray:
-        return self.mean[:, :2, 0]
+    def positions_xy(self, rows: Rows = ALL) -> np.ndarray:
+        return self.mean[rows, :2, 0]
 
-    def joints_xy(self) -> np.ndarray:
+    def joints_xy(self, rows: Rows = ALL) -> np.ndarray:
         """(T, K, 2) px."""
-        return self.positions_xy()[:, None] + self.body_joints * self.scales()[:, None, None]
+        return self.positions_xy(rows)[:, None] + self.body_joints[rows] * self.scales(rows)[:, None, None]
 
-    def boxes(self) -> np.ndarray:
+    def boxes(self, rows: Rows = ALL) -> np.ndarray:
         """(T, 4) px."""
-        return np.tile(self.positions_xy(), 2) + self.body_boxes * self.scales()[:, None]
+        position = self.positions_xy(rows)
+        return np.concatenate([position, position], axis=1) + self.body_boxes[rows] * self.scales(rows)[:, None]
 
-    def sizes_px(self) -> np.ndarray:
-        return self.body_sizes * self.scales()
+    def sizes_px(self, rows: Rows = ALL) -> np.ndarray:
+        return self.body_sizes[rows] * self.scales(rows)
 
     def velocities_xy(self, options: TrackerOptions) -> np.ndarray:
         """(T, 2) px/s; NaN where it is known no better than that of somebody never seen, and of LOST tracks."""
@@ -173,12 +178,13 @@ class TrackTable:
                 box_centres_xy(boxes), detections.sizes[persons], options.position_noise, options.initial_velocity
             )
         else:
-            old = self.take(rows)
             innovation, noise = motion.body_motion(
-                old.joints_xy(), old.joint_scores, xy, scores, old.boxes(), boxes,
-                options.position_noise * old.sizes_px(),
+                self.joints_xy(rows), self.joint_scores[rows], xy, scores, self.boxes(rows), boxes,
+                options.position_noise * self.sizes_px(rows),
             )  # fmt: skip
-            self.mean[rows], self.covariance[rows] = motion.correct(old.mean, old.covariance, innovation, noise)
+            self.mean[rows], self.covariance[rows] = motion.correct(
+                self.mean[rows], self.covariance[rows], innovation, noise
+            )
             np.clip(self.mean[:, 2, 0], *LOG_SCALE_LIMITS, out=self.mean[:, 2, 0])
 
         position, scale = self.mean[rows, :2, 0], np.exp(self.mean[rows, 2, 0])
@@ -189,7 +195,7 @@ class TrackTable:
         # After a restart the old places of unseen joints mean nothing: the body's frame has moved.
         memory = np.zeros_like(fade) if restart_motion else fade
         self.joint_scores[rows] = np.where(seen, scores, self.joint_scores[rows] * UNSEEN_JOINT * memory[:, None])
-        self.body_boxes[rows] = (boxes - np.tile(position, 2)) / scale[:, None]
+        self.body_boxes[rows] = (boxes - np.concatenate([position, position], axis=1)) / scale[:, None]
         # A box shrinks at once when a person is half hidden; the person does not.
         size = body_sizes_px(boxes) / scale
         known = size if restart_motion else np.maximum(size, self.body_sizes[rows] * fade + size * (1 - fade))
