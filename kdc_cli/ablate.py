@@ -13,7 +13,7 @@ base). Interrupted, the same command goes on. Needs PyTorch: pip install -e '.[t
 
 _EPILOG = """\
 example:
-  kdc ablate --plan configs/ablation_decoding.yaml --out runs/ablation
+  kdc ablate --plan configs/ablations/decoding.yaml --out runs/ablation
 
 a plan:
   config: mobile_photos.yaml            # the base, with val_annotations

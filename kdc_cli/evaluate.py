@@ -11,9 +11,9 @@ from kdc_cli.arguments import add_model_arguments, fraction, load_pipeline, posi
 from kdc_cli.errors import CommandError
 
 _DESCRIPTION = """\
-Score a network on annotated pictures: COCO's keypoint AP and person mask AP, and the IoU of all person pixels;
-by the rules of COCO, OCHuman (people who are not annotated count as false) or CrowdPose (14 points, no masks).
-Needs pycocotools (pip install -e '.[train]'), but no PyTorch."""
+Score a network on annotated pictures: COCO's keypoint AP and person mask AP, and the IoU of all person
+pixels; by the rules of COCO, OCHuman (people who are not annotated count as false) or CrowdPose (14 points,
+no masks). Needs pycocotools (pip install -e '.[train]'), but no PyTorch."""
 
 _EPILOG = """\
 example:

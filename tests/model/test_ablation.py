@@ -129,8 +129,8 @@ def test_malformed_plans_are_explained(config, tmp_path, plan, match):
 
 
 def test_the_plans_that_come_along_are_sound():
-    root = Path(__file__).parents[2] / "configs"
-    decoding = AblationPlan.load(root / "ablation_decoding.yaml")
+    root = Path(__file__).parents[2] / "configs" / "ablations"
+    decoding = AblationPlan.load(root / "decoding.yaml")
     assert decoding.model is not None and decoding.model.is_file() and "BHM 0.4" in decoding.decoding
-    training = AblationPlan.load(root / "ablation_training.yaml")
+    training = AblationPlan.load(root / "training.yaml")
     assert training.training["R 8"].disk_radius_px == 8 and len(training.seeds) == 3

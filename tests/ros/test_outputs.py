@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import cv2
@@ -20,6 +21,7 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from kdc_core.polygons import rings_to_mask
+from kdc_core.tracking import FrameTracks
 from kdc_core.types import FrameResult
 from kdc_ros import outputs as outputs_module
 from kdc_ros.conversions import people_from_messages, rings_from_message
@@ -32,7 +34,7 @@ from tests.core.depth_scenes import IMAGE_HW, TRUNK_M, one_person
 from tests.ros.test_locating import camera_info, depth_message
 
 HEADER = Header(stamp=Time(sec=77, nanosec=5), frame_id="optical")
-TRACK_IDS = np.array([41], np.int32)
+TRACKS = dataclasses.replace(FrameTracks.untracked(1), ids=np.array([41], np.int32))
 TOPICS = {
     "poses": PoseArray,
     "roots": geometry_msgs.msg.PoseArray,
@@ -112,7 +114,7 @@ def a_frame():
 def test_one_frame_one_stamp_one_id(publisher, listen):
     frame, result = a_frame()
     listener = listen(TOPICS)
-    listener.receive(lambda: publisher.publish(frame, result, TRACK_IDS, Settings(overlay_jpeg_quality=95)), TOPICS)
+    listener.receive(lambda: publisher.publish(frame, result, TRACKS, Settings(overlay_jpeg_quality=95)), TOPICS)
     got = listener.newest
     for topic, message in got.items():
         headers = [m.header for m in message.markers] if topic == "markers" else [message.header]
@@ -150,7 +152,7 @@ def test_what_nobody_listens_to_is_not_made(publisher, listen, monkeypatch):
         monkeypatch.setattr(outputs_module, name, lambda *_, name=name: pytest.fail(f"{name} was called"))
     frame, result = a_frame()
     listener = listen(["poses"])
-    listener.receive(lambda: publisher.publish(frame, result, TRACK_IDS, Settings()), ["poses"])
+    listener.receive(lambda: publisher.publish(frame, result, TRACKS, Settings()), ["poses"])
     assert set(listener.newest) == {"poses"}
 
 
@@ -161,29 +163,29 @@ def test_frames_of_people(publisher, listen):
     heard = []
     listener.node.create_subscription(messages.TFMessage, "/tf", heard.append, 10)
     settings = Settings(body_frames=True, body_prefix="front_p")
-    listener.receive(lambda: publisher.publish(frame, result, TRACK_IDS, settings), ["poses"])
-    listener.spin_until(lambda: heard, lambda: publisher.publish(frame, result, TRACK_IDS, settings))
+    listener.receive(lambda: publisher.publish(frame, result, TRACKS, settings), ["poses"])
+    listener.spin_until(lambda: heard, lambda: publisher.publish(frame, result, TRACKS, settings))
     [transform] = heard[0].transforms
     assert transform.header == HEADER
     assert transform.child_frame_id == "body_front_p41"
     assert transform.transform.translation.z == pytest.approx(TRUNK_M)
     heard.clear()
     listener.newest.clear()
-    listener.receive(lambda: publisher.publish(frame, result, TRACK_IDS, Settings()), ["poses"])
+    listener.receive(lambda: publisher.publish(frame, result, TRACKS, Settings()), ["poses"])
     assert heard == []  # off unless asked for
 
 
 def test_a_label_image_for_more_people_than_bytes_hold(publisher, listen):
     frame, result = a_frame()
     listener = listen(["mask_image"])
-    listener.receive(lambda: publisher.publish(frame, result, TRACK_IDS, Settings(max_people=300)), ["mask_image"])
+    listener.receive(lambda: publisher.publish(frame, result, TRACKS, Settings(max_people=300)), ["mask_image"])
     assert listener.newest["mask_image"].encoding == "16UC1"
 
 
 def test_closed_outputs_stay_silent_and_open_again(publisher):
     frame, result = a_frame()
     publisher.close()
-    publisher.publish(frame, result, TRACK_IDS, Settings())
+    publisher.publish(frame, result, TRACKS, Settings())
     publisher.close()
     publisher.activate()
-    publisher.publish(frame, result, TRACK_IDS, Settings())
+    publisher.publish(frame, result, TRACKS, Settings())
