@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -132,3 +134,16 @@ def test_machine_without_gpu_refuses_and_auto_goes_on(tiny: Path, tmp_path: Path
     lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("backend: ")]
     assert len(lines) == 1
     assert "not taken: tensorrt: no NVIDIA GPU" in lines[0] and "torch on CUDA: there is no tiny.pt2" in lines[0]
+
+
+def test_without_a_gpu_tensorrt_is_not_even_loaded(tiny: Path) -> None:
+    """Its libraries would stay in the memory of a node that runs on the CPU."""
+    code = (
+        "import sys; from pathlib import Path; from kdc_core.backends.base import load_backend\n"
+        "backend = load_backend(Path(sys.argv[1]))\n"
+        "print(backend.name if not {'tensorrt', 'tensorrt_rtx'} & set(sys.modules) else 'loaded')"
+    )
+    output = subprocess.run([sys.executable, "-c", code, str(tiny)], capture_output=True, text=True, check=True).stdout
+    if output.startswith("tensorrt"):
+        pytest.skip("there is a GPU")
+    assert output.startswith("onnxruntime")

@@ -22,7 +22,7 @@ from kdc_core.backends.tensorrt.cache import EngineCache, StoredEngine
 from kdc_core.backends.tensorrt.cuda import Cuda, CudaRuntime
 from kdc_core.backends.tensorrt.execution import EngineExecution, Execution
 from kdc_core.backends.tensorrt.keys import EngineKey, ShapeProfile
-from kdc_core.backends.tensorrt.library import TensorRT, load_tensorrt
+from kdc_core.backends.tensorrt.library import TensorRT, is_installed, load_tensorrt
 from kdc_core.backends.tensorrt.manager import EngineManager, best_cached
 from kdc_core.backends.tensorrt.runner import EngineRunner
 from kdc_core.spec import ModelSpec
@@ -41,8 +41,11 @@ class Machine:
 
 def this_machine() -> Machine:
     """This machine's. Raises BackendUnavailable, naming what is missing."""
-    trt = load_tensorrt()
-    return Machine(trt, CudaRuntime())
+    if not is_installed():
+        load_tensorrt()  # says what is missing
+    # The GPU is asked first: TensorRT's libraries take some 130 MB of memory that nobody gets back.
+    cuda = CudaRuntime()
+    return Machine(load_tensorrt(), cuda)
 
 
 class TensorRTBackend:

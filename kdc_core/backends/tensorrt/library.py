@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,11 @@ class TensorRT:
     def logger(self) -> Any:
         """An `ILogger` that hands TensorRT's messages to Python's logging."""
         return _make_logger(self.module)
+
+
+def is_installed(flavours: tuple[str, ...] = FLAVOURS) -> bool:
+    """Whether any TensorRT is there, without loading it."""
+    return any(importlib.util.find_spec(flavour) is not None for flavour in flavours)
 
 
 def load_tensorrt(flavours: tuple[str, ...] = FLAVOURS) -> TensorRT:
