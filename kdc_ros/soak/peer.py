@@ -101,7 +101,7 @@ class Peer:
 
     def call(self, kind: type, name: str, request: Any) -> Any:
         """The answer of one of the node's services. Raises SoakError without one."""
-        client = self.node.create_client(kind, f"kdc/{name}")
+        client: Any = self.node.create_client(kind, f"kdc/{name}")
         try:
             if not self.spin_until(client.service_is_ready, ANSWER_TIMEOUT_S):
                 raise SoakError(f"there is no service {name}")
