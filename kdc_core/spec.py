@@ -11,12 +11,11 @@ from kdc_core.geometry import Letterbox
 from kdc_core.skeleton import DIRECTED_EDGES, KEYPOINT_NAMES, OKS_SIGMAS
 
 METADATA_KEY = "kdc_model_spec"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
-# Names and meaning of the graph's outputs; one image, M candidates, E = 32 directed edges, h x w cells.
+# Names and meaning of the graph's outputs; one image, M candidates of each of K keypoint types, h x w cells.
 OUTPUT_NAMES: tuple[str, ...] = (
-    "candidates",  # float32 (K, M, 3): x, y in network pixels, score 0..1
-    "far_ends",  # float32 (E, M, 3): far end x, y of each candidate's edge, and the heatmap's score there
+    "people",  # float32 (K, M, K, 3): for each candidate its person's keypoints, x, y in network pixels, score 0..1
     "person",  # float32 (h, w): probability 0..1
     "embedding",  # float32 (2 or 2K, h, w): MaskCentroid offset x, y in network pixels
     "sigma",  # float32 (h, w): radius of the person in the embedding, network pixels

@@ -6,34 +6,50 @@ operations that every runtime takes: convolution, max-pool, top-k, gather.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdc_core.decode.candidates import REFINEMENTS, SMOOTHING_KERNEL, WINDOW, smoothing_kernels, smoothing_sigmas
-from kdc_core.skeleton import DIRECTED_EDGES, NUM_KEYPOINTS
+from kdc_core.decode.candidates import (
+    LANDINGS,
+    REFINEMENTS,
+    SMOOTHING_KERNEL,
+    WALK,
+    WALK_ORDER,
+    WINDOW,
+    smoothing_kernels,
+    smoothing_sigmas,
+)
+from kdc_core.skeleton import NUM_KEYPOINTS
 from kdc_model.network import FieldTensors, KDCNet
 
 
 class CandidateFinder(nn.Module):
-    """Fields of ONE image -> points (K, M, 3) and far ends (E, M, 3): x, y in network pixels, score."""
+    """Fields of ONE image -> people (K, M, K, 3): x, y in network pixels, score."""
 
     kernels: Tensor
-    sources: Tensor
-    targets: Tensor
+    order: Tensor
+    joints: Tensor
+    walked: Tensor
 
     def __init__(self, stride: int, radius_px: float, count: int) -> None:
         super().__init__()
         self.stride, self.radius_px, self.count = stride, radius_px, count
         line = torch.from_numpy(smoothing_kernels(smoothing_sigmas()))
         self.register_buffer("kernels", torch.einsum("ky,kx->kyx", line, line)[:, None])
-        self.register_buffer("sources", torch.tensor([a for a, _ in DIRECTED_EDGES]))
-        self.register_buffer("targets", torch.tensor([b for _, b in DIRECTED_EDGES]))
+        self.register_buffer("order", torch.from_numpy(WALK_ORDER))
+        self.register_buffer("joints", torch.arange(NUM_KEYPOINTS).reshape(1, -1, 1))
+        self.register_buffer("walked", _x_and_y(np.concatenate([step.joint for step in WALK])))
+        for i, step in enumerate(WALK):
+            self.register_buffer(f"parent{i}", torch.from_numpy(step.parent))
+            self.register_buffer(f"edge{i}", _x_and_y(step.edge))
+            self.register_buffer(f"joint{i}", _x_and_y(step.joint))
 
-    def forward(self, fields: FieldTensors) -> tuple[Tensor, Tensor]:
-        """Candidates of the batch's only image."""
+    def forward(self, fields: FieldTensors) -> Tensor:
+        """Candidates of the batch's only image, each with its person."""
         height, width = fields.heatmap.shape[2:]
-        heatmap = torch.sigmoid(fields.heatmap)
+        heatmap = torch.sigmoid(fields.heatmap) * torch.sigmoid(fields.person)[:, None]
         smooth = F.conv2d(heatmap, self.kernels, padding=SMOOTHING_KERNEL // 2, groups=NUM_KEYPOINTS)
         squared = fields.offset.square().sum(2)
         strength = smooth * torch.exp(squared * (-2.0 / self.radius_px**2))
@@ -46,17 +62,25 @@ class CandidateFinder(nn.Module):
         xy = grid.centre(cells)
         for _ in range(REFINEMENTS):
             xy = _vote(grid, xy, probability, offset)
-        score = probability.gather(1, cells) * (best > 0)
-        points = torch.cat([xy, score[..., None]], dim=2)
-        far_probability = probability[self.targets]
-        far_offset = offset[self.targets]
-        far = _vote(grid, xy[self.sources], probability[self.sources], fields.displacement[0].flatten(2))
-        for _ in range(REFINEMENTS):
-            cell = grid.cell(far)
-            pull = far_probability.gather(1, cell)[..., None]
-            far = far + pull * (grid.centre(cell) + _gather_xy(far_offset, cell) - far)
-        far_score = far_probability.gather(1, grid.cell(far)) * grid.inside(far)
-        return points, torch.cat([far, far_score[..., None]], dim=2)
+        places = self._walk(grid, (xy + 0.5) / self.stride - 0.5, offset.flatten(), fields.displacement.flatten())
+        cell = grid.nearest(places)
+        at = grid.flat_index(cell)[..., 0] + self.joints * (height * width)
+        inside = ((places - cell).abs() <= 0.5).all(-1)
+        score = probability.flatten()[at] * inside * (best > 0)[:, None]
+        # (root, joint, candidate) -> (root, candidate, joint)
+        return torch.cat([(places + 0.5) * self.stride - 0.5, score[..., None]], dim=3).transpose(1, 2)
+
+    def _walk(self, grid: _Grid, candidates: Tensor, offset: Tensor, displacement: Tensor) -> Tensor:
+        """From every candidate (K, M, 2) through the tree: (K, K, M, 2) by root, then keypoint type; in cells."""
+        places = [candidates]
+        for i in range(len(WALK)):
+            start = places[-1][getattr(self, f"parent{i}")]
+            far = _land(grid, start, getattr(self, f"edge{i}"), displacement)
+            for _ in range(LANDINGS - 1):
+                far = _land(grid, far, getattr(self, f"joint{i}"), offset)
+            places.append(far)
+        far = _land(grid, torch.cat(places[1:]), self.walked, offset)
+        return torch.cat([candidates, far])[self.order].reshape(NUM_KEYPOINTS, NUM_KEYPOINTS, -1, 2)
 
 
 class _Grid:
@@ -76,15 +100,31 @@ class _Grid:
         xy = torch.stack([cell - row * self.width, row], dim=-1).float()
         return (xy + 0.5) * self.stride - 0.5
 
-    def inside(self, xy: Tensor) -> Tensor:
-        x, y = xy[..., 0], xy[..., 1]
-        right, bottom = self.width * self.stride - 0.5, self.height * self.stride - 0.5
-        return ((x >= -0.5) & (x < right) & (y >= -0.5) & (y < bottom)).float()
+    def nearest(self, places: Tensor) -> Tensor:
+        """Column and row of the cell nearest to each place given in cells (..., 2), as whole numbers."""
+        limit = torch.tensor([self.width - 1, self.height - 1], dtype=places.dtype, device=places.device)
+        return torch.minimum(torch.relu(torch.round(places)), limit)
+
+    def flat_index(self, cell: Tensor) -> Tensor:
+        """Flat index of each cell (..., 2), twice: for its x and its y. One product instead of a cut and a sum."""
+        columns = torch.ones(2, dtype=cell.dtype, device=cell.device)
+        return (cell @ torch.stack([columns, columns * self.width])).long()
+
+
+def _x_and_y(channel: np.ndarray) -> Tensor:
+    """Index of each channel's x and y among the planes of a field (C, 2, ...): (n, 1, 2)."""
+    return torch.from_numpy(np.stack([2 * channel, 2 * channel + 1], axis=-1)[:, None])
 
 
 def _gather_xy(field: Tensor, cell: Tensor) -> Tensor:
     """field (C, 2, h*w) at cells (C, M) -> (C, M, 2)."""
     return field.gather(2, cell[:, None].expand(-1, 2, -1)).transpose(1, 2)
+
+
+def _land(grid: _Grid, places: Tensor, planes: Tensor, field: Tensor) -> Tensor:
+    """Where the cells that hold the places (n, M, 2) send them, by one channel each (n, 1, 2) of the flat field."""
+    cell = grid.nearest(places)
+    return cell + field[grid.flat_index(cell) + planes * (grid.height * grid.width)] / grid.stride
 
 
 def _vote(grid: _Grid, xy: Tensor, probability: Tensor, offset: Tensor) -> Tensor:
@@ -107,10 +147,9 @@ class ExportedKDC(nn.Module):
         self.network = network
         self.find = CandidateFinder(network.config.stride, radius_px, count)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """candidates, far_ends, person, embedding, sigma of one image."""
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """people, person, embedding, sigma of one image."""
         # Cast first: TensorRT's parser takes no uint8 transpose.
         fields = self.network(image.float().permute(2, 0, 1)[None])
-        points, far_ends = self.find(fields)
         person = torch.sigmoid(fields.person[0])
-        return points, far_ends, person, fields.embedding[0], torch.exp(fields.log_sigma[0])
+        return self.find(fields), person, fields.embedding[0], torch.exp(fields.log_sigma[0])

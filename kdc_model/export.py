@@ -189,15 +189,22 @@ def _compare_masks(got: MaskFields, wanted: MaskFields, size: tuple[int, int]) -
 
 
 def _compare_candidates(got: Candidates, wanted: Candidates, size: tuple[int, int]) -> None:
-    """Every clear candidate of the reference is in the graph's answer, whatever its rank. Raises ParityError."""
+    """Every clear candidate of the reference, with its person, is in the graph's answer, whatever its rank.
+
+    Raises ParityError.
+    """
+    points = got.points
     clear, missed, example = 0, 0, ""
     for k in range(NUM_KEYPOINTS):
-        for point in wanted.points[k][wanted.points[k, :, 2] > 0.01][:8]:
-            same_place = np.abs(got.points[k, :, :2] - point[:2]).max(1) <= PARITY_PX
-            same_score = np.abs(got.points[k, :, 2] - point[2]) <= PARITY_SCORE
-            clear += 1
-            if not (same_place & same_score).any():
-                missed += 1
-                example = f"keypoint {k} at {point[:2].round(2)} with score {point[2]:.3f}"
+        order = np.argsort(-wanted.points[k, :, 2], kind="stable")[:8]
+        for person in wanted.people[k, order[wanted.points[k, order, 2] > 0.01]]:
+            clear += NUM_KEYPOINTS
+            candidate = int(np.abs(points[k] - person[k]).max(1).argmin())
+            off = np.abs(got.people[k, candidate] - person)
+            wrong = (off[:, :2].max(1) > PARITY_PX) | (off[:, 2] > PARITY_SCORE)
+            missed += int(wrong.sum()) if not wrong[k] else NUM_KEYPOINTS
+            if wrong.any():
+                joint = int(wrong.argmax())
+                example = f"keypoint {joint} at {person[joint, :2].round(2)} with score {person[joint, 2]:.3f}"
     if missed > PARITY_TIES * clear:
-        raise ParityError(f"{missed} of {clear} candidates at {size} are not the reference's, among them {example}")
+        raise ParityError(f"{missed} of {clear} keypoints at {size} are not the reference's, among them {example}")

@@ -12,7 +12,7 @@ import numpy as np
 
 from kdc_core.decode.candidates import Candidates
 from kdc_core.decode.masks import MaskFields
-from kdc_core.skeleton import NUM_DIRECTED_EDGES, NUM_KEYPOINTS
+from kdc_core.skeleton import NUM_KEYPOINTS
 from kdc_core.spec import ModelSpec
 
 BACKENDS = ("auto", "onnxruntime", "tensorrt", "torch")
@@ -132,8 +132,7 @@ def checked_outputs(arrays: dict[str, np.ndarray], spec: ModelSpec, input_hw: tu
     height, width = input_hw[0] // spec.stride, input_hw[1] // spec.stride
     channels = 2 * NUM_KEYPOINTS if spec.mask_mode == "bank" else 2
     expected = {
-        "candidates": (NUM_KEYPOINTS, None, 3),
-        "far_ends": (NUM_DIRECTED_EDGES, None, 3),
+        "people": (NUM_KEYPOINTS, None, NUM_KEYPOINTS, 3),
         "person": (height, width),
         "embedding": (channels, height, width),
         "sigma": (height, width),
@@ -149,7 +148,7 @@ def checked_outputs(arrays: dict[str, np.ndarray], spec: ModelSpec, input_hw: tu
         if not np.isfinite(arrays[name]).all():
             raise InferenceError(f"the network's output '{name}' has NaN or infinite values")
     return NetworkOutputs(
-        Candidates(arrays["candidates"], arrays["far_ends"]),
+        Candidates(arrays["people"]),
         MaskFields(arrays["person"], arrays["embedding"], arrays["sigma"], spec.stride),
     )
 

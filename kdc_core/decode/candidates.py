@@ -1,4 +1,4 @@
-"""Fields -> keypoint candidates and the far ends of their edges (SPEC section 5.1).
+"""Fields -> keypoint candidates, each with the whole person it belongs to (SPEC section 5.1).
 
 This is the reference in numpy. The exported graph does the same arithmetic on the device
 (`kdc_model.candidate_graph`), so that only these few kilobytes and the mask fields leave it.
@@ -15,22 +15,69 @@ from kdc_core.fields import Fields
 from kdc_core.skeleton import DIRECTED_EDGES, HIGH_VARIANCE_KEYPOINTS, NUM_KEYPOINTS
 
 WINDOW = 3  # cells on a side of the window whose votes are averaged
-REFINEMENTS = 2  # gathers around a peak, and at a far end
+REFINEMENTS = 2  # gathers around a peak
+LANDINGS = 3  # KeyCentroids followed at the far end of an edge, the last when all of the tree is walked
 SMOOTHING_KERNEL = 5  # cells
 _TINY = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """The M strongest candidates of each keypoint type (network pixels; unused places have score 0).
+    """The M strongest candidates of each keypoint type, and the person around each (network pixels).
 
-    points:   float32 (K, M, 3): x, y, score in 0..1.
-    far_ends: float32 (E, M, 3): for directed edge (a, b) and candidate m of type a, where b should be: x, y, and the
-              heatmap's score of b there.
+    people: float32 (K, M, K, 3): x, y, score in 0..1 of every keypoint of the person that candidate m of type k is part
+            of, as the walk along the kinematic tree from that candidate finds it. people[k, m, k] is the candidate
+            itself; its score is 0 in unused places.
     """
 
-    points: np.ndarray
-    far_ends: np.ndarray
+    people: np.ndarray
+
+    @property
+    def points(self) -> np.ndarray:
+        """The candidates alone, float32 (K, M, 3)."""
+        kinds = np.arange(NUM_KEYPOINTS)
+        return self.people[kinds, :, kinds]
+
+
+@dataclass(frozen=True, eq=False)
+class WalkStep:
+    """One edge from the roots of all walks, in all the walks that are that far from their root; n nodes.
+
+    parent: int (n,), place of the edge's near end in the step before;  edge: int (n,), the directed edge;
+    joint:  int (n,), the far end's keypoint type.
+    """
+
+    parent: np.ndarray
+    edge: np.ndarray
+    joint: np.ndarray
+
+
+def _walk_steps() -> tuple[tuple[WalkStep, ...], np.ndarray]:
+    """The walks from every keypoint type through the whole tree, step by step, and how to sort what they find.
+
+    Step 0 is the K roots themselves. The K * K nodes of all steps in sequence, taken in the returned order, are sorted
+    by root, then by keypoint type.
+    """
+    steps = []
+    roots = joints = np.arange(NUM_KEYPOINTS)
+    came_from = np.full(NUM_KEYPOINTS, -1)
+    nodes = [roots * NUM_KEYPOINTS + joints]
+    while True:
+        onward = [
+            (at, e, b)
+            for at, joint in enumerate(joints)
+            for e, (a, b) in enumerate(DIRECTED_EDGES)
+            if a == joint and b != came_from[at]
+        ]
+        if not onward:
+            return tuple(steps), np.argsort(np.concatenate(nodes))
+        parent, edge, joint = np.array(onward).T
+        steps.append(WalkStep(parent, edge, joint))
+        roots, came_from, joints = roots[parent], joints[parent], joint
+        nodes.append(roots * NUM_KEYPOINTS + joints)
+
+
+WALK, WALK_ORDER = _walk_steps()
 
 
 def smoothing_sigmas(high_variance: float = 0.4, low_variance: float = 0.8) -> np.ndarray:
@@ -48,18 +95,21 @@ def smoothing_kernels(sigmas: np.ndarray) -> np.ndarray:
     return (kernels / kernels.sum(1, keepdims=True)).astype(np.float32)
 
 
-def find_candidates(
-    fields: Fields, radius_px: float, count: int, sigmas: np.ndarray | None = None
-) -> Candidates:
-    """Peaks of the smoothed heatmaps, refined by KeyCentroid votes, with the far ends of their edges.
+def find_candidates(fields: Fields, radius_px: float, count: int, sigmas: np.ndarray | None = None) -> Candidates:
+    """Peaks of the smoothed heatmaps, refined by KeyCentroid votes, and from each of them the walk along the tree.
 
     A disk's cells are all likely; the keypoint is where KeyCentroid says that no way is left to go. Peaks are
-    therefore sought in heatmap * exp(-|k|^2 / (2 (R/2)^2)) (KDC section 3.2: heatmap and KeyCentroid together).
+    therefore sought in heatmap * exp(-|k|^2 / (2 (R/2)^2)) (KDC section 3.2: heatmap and KeyCentroid together). A
+    keypoint's score is the smoothed heatmap times the probability of a person there: both heads must agree.
+
+    The walk follows the displacement at each joint to the next one, and there the KeyCentroids, a few times, to the
+    middle of the next one's disk: wherever one person's fields are smooth it ends at that person's keypoint, from
+    whichever cell it comes.
     """
     kernels = smoothing_kernels(smoothing_sigmas() if sigmas is None else sigmas)
     smooth = np.stack(
         [
-            cv2.sepFilter2D(h, cv2.CV_32F, k, k, borderType=cv2.BORDER_CONSTANT)
+            cv2.sepFilter2D(h * fields.person, cv2.CV_32F, k, k, borderType=cv2.BORDER_CONSTANT)
             for h, k in zip(fields.heatmap, kernels)
         ]
     )
@@ -77,22 +127,35 @@ def find_candidates(
     offset = fields.offset.reshape(NUM_KEYPOINTS, 2, -1)
     for _ in range(REFINEMENTS):
         xy = _vote(grid, xy, probability, offset)
-    score = np.take_along_axis(probability, cells, 1)
-    score = np.where(np.take_along_axis(ranked, cells, 1) > 0, score, 0.0)
-    points = np.concatenate([xy, score[..., None]], axis=2).astype(np.float32)
-    sources = np.array([a for a, _ in DIRECTED_EDGES])
-    targets = np.array([b for _, b in DIRECTED_EDGES])
+    used = np.take_along_axis(ranked, cells, 1) > 0
     displacement = fields.displacement.reshape(len(DIRECTED_EDGES), 2, -1)
-    far = _vote(grid, xy[sources], probability[sources], displacement)
-    for _ in range(REFINEMENTS):
-        cell = grid.cell(far)
-        pull = np.take_along_axis(probability[targets], cell, 1)[..., None]
-        goal = grid.centre(cell) + _gather_xy(offset[targets], cell)
-        far = far + pull * (goal - far)
-    far_score = np.take_along_axis(probability[targets], grid.cell(far), 1)
-    far_score = far_score * grid.inside(far)
-    far_ends = np.concatenate([far, far_score[..., None]], axis=2).astype(np.float32)
-    return Candidates(points, far_ends)
+    people = _people(grid, xy, used, probability, offset, displacement)
+    return Candidates(people)
+
+
+def _people(
+    grid: _Grid, xy: np.ndarray, used: np.ndarray, probability: np.ndarray, offset: np.ndarray, displacement: np.ndarray
+) -> np.ndarray:
+    """Walk from every candidate, xy (K, M, 2), through the tree: (K, M, K, 3). What is not `used` gets score 0.
+
+    In cells, as the graph does it: a cell's centre is a whole number.
+    """
+    places = [(xy + 0.5) / grid.stride - 0.5]
+    for step in WALK:
+        far = _land(grid, places[-1][step.parent], step.edge, displacement)
+        for _ in range(LANDINGS - 1):
+            far = _land(grid, far, step.joint, offset)
+        places.append(far)
+    # The last landing for all at once; a candidate's own place is refined already.
+    far = _land(grid, np.concatenate(places[1:]), np.concatenate([step.joint for step in WALK]), offset)
+    found = np.concatenate([places[0], far])[WALK_ORDER].reshape(NUM_KEYPOINTS, NUM_KEYPOINTS, -1, 2)
+    cell = grid.nearest(found)
+    at = (cell[..., 1] * grid.width + cell[..., 0]).astype(np.int64)
+    score = probability[np.arange(NUM_KEYPOINTS)[:, None], at]
+    score = score * np.all(np.abs(found - cell) <= 0.5, axis=-1) * used[:, None]
+    people = np.concatenate([(found + 0.5) * grid.stride - 0.5, score[..., None]], axis=3)
+    # (root, joint, candidate) -> (root, candidate, joint)
+    return people.transpose(0, 2, 1, 3).astype(np.float32)
 
 
 class _Grid:
@@ -107,20 +170,30 @@ class _Grid:
         row = np.clip(np.floor((xy[..., 1] + 0.5) / self.stride), 0, self.height - 1)
         return (row * self.width + col).astype(np.int64)
 
+    def nearest(self, places: np.ndarray) -> np.ndarray:
+        """Column and row of the cell nearest to each place given in cells (..., 2), as whole float32 numbers."""
+        limit = np.array([self.width - 1, self.height - 1], np.float32)
+        return np.minimum(np.maximum(np.rint(places), 0), limit)
+
     def centre(self, cell: np.ndarray) -> np.ndarray:
         """Centres of cells, (..., 2)."""
         xy = np.stack([cell % self.width, cell // self.width], axis=-1)
         return ((xy + 0.5) * self.stride - 0.5).astype(np.float32)
 
-    def inside(self, xy: np.ndarray) -> np.ndarray:
-        """Whether points lie on the field."""
-        limit = np.array([self.width, self.height]) * self.stride - 0.5
-        return np.all((xy >= -0.5) & (xy < limit), axis=-1)
-
 
 def _gather_xy(field: np.ndarray, cell: np.ndarray) -> np.ndarray:
     """field (C, 2, h*w) at cells (C, M) -> (C, M, 2)."""
     return np.take_along_axis(field, cell[:, None, :], 2).transpose(0, 2, 1)
+
+
+def _land(grid: _Grid, places: np.ndarray, channel: np.ndarray, field: np.ndarray) -> np.ndarray:
+    """Where the cells that hold n times M places (n, M, 2) send them, by one channel each (n,) of field (C, 2, h*w).
+
+    Places are in cells, the field in network pixels.
+    """
+    cell = grid.nearest(places)
+    at = (cell[..., 1] * grid.width + cell[..., 0]).astype(np.int64)
+    return cell + field[channel[:, None], :, at] / np.float32(grid.stride)
 
 
 def _vote(grid: _Grid, xy: np.ndarray, probability: np.ndarray, offset: np.ndarray) -> np.ndarray:

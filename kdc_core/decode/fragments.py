@@ -1,8 +1,8 @@
 """Pieces of one person that the walk could not join: told by where their pixels point.
 
-The tree breaks where a joint is hidden (an ear without its eye, a leg behind a table), and a weak second peak can
-start a person of its own. Both kinds of piece lie on pixels whose MaskCentroid embedding points at a person found
-before: KDC's dynamic centroid says who belongs together, not only which pixels do.
+The walk goes astray where a joint is hidden (a leg behind a table), and a weak second peak can start a person of its
+own. Both kinds of piece lie on pixels whose MaskCentroid embedding points at a person found before: KDC's dynamic
+centroid says who belongs together, not only which pixels do.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import numpy as np
 
 from kdc_core.decode.grouping import Poses
 from kdc_core.decode.masks import MaskFields, dynamic_centroids
-from kdc_core.skeleton import NUM_KEYPOINTS
+
+# A joint below this score is missing: a fragment's surer one takes its place.
+_MISSING = 0.05
 
 
 def join_fragments(poses: Poses, fields: MaskFields, confidence: float, membership: float) -> Poses:
-    """Give each pose's joints to the better pose whose centroid its own falls on; poses come and go best first.
+    """Each pose whose centroid falls on a better one's goes; what it has and the better one lacks moves over.
 
-    A joint moves where the better pose has found none, or one less likely. `confidence`: keypoints below it do not
-    help to place the centroid; `membership`: phi of the better pose at the fragment's centroid from which it joins
-    (1 joins nothing). The bank form has no common centre, so its poses stay as they are.
+    poses come and go best first. `confidence`: keypoints below it do not help to place the centroid; `membership`:
+    phi of the better pose at the fragment's centroid from which it joins (1 joins nothing). The bank form has no
+    common centre, so its poses stay as they are.
     """
     count = len(poses.scores)
     if count < 2 or fields.embedding.shape[0] != 2:
@@ -35,9 +37,6 @@ def join_fragments(poses: Poses, fields: MaskFields, confidence: float, membersh
         if len(homes) == 0:
             continue
         home, kept[n] = homes[0], False
-        better = scores[n] > scores[home]
-        keypoints[home, better], scores[home, better] = keypoints[n, better], scores[n, better]
-    totals = np.maximum(poses.scores[kept], scores[kept].sum(1) / NUM_KEYPOINTS)
-    order = np.argsort(-totals, kind="stable")
-    chosen = np.flatnonzero(kept)[order]
-    return Poses(keypoints[chosen], scores[chosen], totals[order].astype(np.float32))
+        taken = (scores[home] < _MISSING) & (scores[n] > scores[home])
+        keypoints[home, taken], scores[home, taken] = keypoints[n, taken], scores[n, taken]
+    return Poses(keypoints[kept], scores[kept], poses.scores[kept])

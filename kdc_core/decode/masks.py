@@ -263,9 +263,7 @@ class _Painter:
         cells = place[active]
         phi = self._territories.of(n, cells)
         rival = self._territories.phi[cells]
-        own = np.where(
-            self._territories.owner[cells] == n, phi, np.minimum(phi, 0.5 * phi / np.maximum(rival, 1e-6))
-        )
+        own = np.where(self._territories.owner[cells] == n, phi, np.minimum(phi, 0.5 * phi / np.maximum(rival, 1e-6)))
         inner[active] = np.minimum(own, self._person[cells])
         return patch
 

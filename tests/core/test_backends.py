@@ -59,7 +59,7 @@ def test_model_without_spec(tmp_path: Path) -> None:
 
 
 def test_model_with_another_spec_format(tmp_path: Path) -> None:
-    text = ModelSpec(input_hw=(64, 64)).to_json().replace('"format_version": 1', '"format_version": 99')
+    text = ModelSpec(input_hw=(64, 64)).to_json().replace('"format_version": 2', '"format_version": 99')
     with pytest.raises(ModelLoadError, match="format 99"):
         load_backend(write_identity(tmp_path / "future.onnx", {METADATA_KEY: text}))
 
@@ -72,8 +72,7 @@ def test_model_whose_outputs_are_not_its_specs(tmp_path: Path) -> None:
 
 def outputs(height: int = 8, width: int = 10) -> dict[str, np.ndarray]:
     return {
-        "candidates": np.zeros((17, 5, 3), np.float32),
-        "far_ends": np.zeros((32, 5, 3), np.float32),
+        "people": np.zeros((17, 5, 17, 3), np.float32),
         "person": np.zeros((height, width), np.float32),
         "embedding": np.zeros((2, height, width), np.float32),
         "sigma": np.ones((height, width), np.float32),

@@ -40,14 +40,13 @@ def test_poses_of_crowds(crowd: Crowd) -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_poses_of_nonsense(seed: int) -> None:
-    """Candidates and far ends anywhere, so close together that everybody claims everything."""
+    """Joints anywhere, so close together that everybody has everybody's."""
     rng = np.random.default_rng(seed)
     room = rng.choice((20.0, 60.0, 300.0))
-    points = rng.uniform(0, room, (17, 12, 3)).astype(np.float32)
-    far_ends = rng.uniform(-0.2 * room, 1.2 * room, (32, 12, 3)).astype(np.float32)
-    points[..., 2], far_ends[..., 2] = rng.uniform(0, 1, (17, 12)) ** 3, rng.uniform(0, 1, (32, 12)) ** 2
-    for options in (GroupingOptions(), GroupingOptions(0.01, 0.0, 0.5, 1.0, 0.3), GroupingOptions(0.3, 0.2, 6.0, 30.0)):
-        candidates = Candidates(points, far_ends)
+    people = rng.uniform(-0.2 * room, 1.2 * room, (17, 12, 17, 3)).astype(np.float32)
+    people[..., 2] = rng.uniform(0, 1, people.shape[:3]) ** 3
+    for options in (GroupingOptions(), GroupingOptions(0.01, 0.5, 1.0), GroupingOptions(0.3, 6.0, 30.0)):
+        candidates = Candidates(people)
         assert_same_poses(group(candidates, options), plain_decode.group(candidates, options))
 
 

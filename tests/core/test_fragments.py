@@ -42,8 +42,15 @@ def test_a_fragment_joins_the_person_it_points_at() -> None:
     assert len(joined.scores) == 1
     assert joined.keypoints_xy[0, ANKLE].tolist() == [50.0, 60.0]
     assert joined.keypoint_scores[0, ANKLE] == pytest.approx(0.4)
-    assert joined.keypoints_xy[0, HIP].tolist() == [15.0, 40.0], "the surer hip stays"
-    assert joined.scores[0] == pytest.approx((0.9 + 0.5 + 0.4) / 17)
+    assert joined.keypoints_xy[0, HIP].tolist() == [15.0, 40.0], "the better pose has a hip"
+    assert joined.scores[0] == pytest.approx((0.9 + 0.5) / 17), "the fragment does not raise the person's rank"
+
+
+def test_only_what_is_missing_moves_over() -> None:
+    legs = {ANKLE: (50.0, 60.0, 0.1), HIP: (50.0, 40.0, 0.9)}
+    joined = join_fragments(poses(UPPER | {ANKLE: (15.0, 55.0, 0.04)}, legs), fields(22.0), 0.1, 0.5)
+    assert joined.keypoints_xy[0, ANKLE].tolist() == [50.0, 60.0], "4 % is nothing"
+    assert joined.keypoints_xy[0, HIP].tolist() == [15.0, 40.0], "whatever the fragment's score"
 
 
 def test_people_with_centres_apart_stay_apart() -> None:

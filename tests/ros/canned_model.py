@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from kdc_core.skeleton import DIRECTED_EDGES, NUM_DIRECTED_EDGES, NUM_KEYPOINTS
+from kdc_core.skeleton import NUM_KEYPOINTS
 from kdc_core.spec import METADATA_KEY, OUTPUT_NAMES, ModelSpec
 
 INPUT_HW = (64, 64)
@@ -35,12 +35,9 @@ def write_canned_model(path: Path, busy_work: int = 0, load_work: int = 0) -> Pa
     busy_work: size n of an n x n matrix product that the graph does besides, to be slow (1500: a few 100 ms).
     load_work: the same with constants, which the runtime works out while it loads the model.
     """
-    candidates = np.zeros((NUM_KEYPOINTS, 2, 3), np.float32)
-    candidates[:, 0, :2] = KEYPOINTS_XY
-    candidates[:, 0, 2] = SCORE
-    far_ends = np.zeros((NUM_DIRECTED_EDGES, 2, 3), np.float32)
-    for edge, (_, target) in enumerate(DIRECTED_EDGES):
-        far_ends[edge, 0] = (*KEYPOINTS_XY[target], SCORE)
+    people = np.zeros((NUM_KEYPOINTS, 2, NUM_KEYPOINTS, 3), np.float32)
+    people[:, 0, :, :2] = KEYPOINTS_XY
+    people[:, 0, :, 2] = SCORE
     cells = (INPUT_HW[0] // STRIDE, INPUT_HW[1] // STRIDE)
     person = np.zeros(cells, np.float32)
     person[2:15, 5:11] = 1.0
@@ -48,8 +45,7 @@ def write_canned_model(path: Path, busy_work: int = 0, load_work: int = 0) -> Pa
     y, x = np.mgrid[: cells[0], : cells[1]].astype(np.float32) * STRIDE + (STRIDE - 1) / 2
     embedding = np.stack([32 - x, 34 - y])
     constants = {
-        "candidates": candidates,
-        "far_ends": far_ends,
+        "people": people,
         "person": person,
         "embedding": embedding,
         "sigma": np.full(cells, 10, np.float32),

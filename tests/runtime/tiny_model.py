@@ -1,4 +1,4 @@
-"""A small graph that looks like an exported network from outside: a uint8 picture in, the five outputs out."""
+"""A small graph that looks like an exported network from outside: a uint8 picture in, the four outputs out."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ def write_tiny_model(path: Path, seed: int = 0, spec: ModelSpec = SPEC) -> Path:
         "first": rng.normal(0, 0.05, (8, 3, 3, 3)),
         "second": rng.normal(0, 0.05, (4, 8, 3, 3)),
         "scale": np.full((1, 1, 1, 1), 1 / 255.0),
-        "points": rng.uniform(0, 60, (17, 4, 3)),
-        "ends": rng.uniform(0, 60, (32, 4, 3)),
+        "joints": rng.uniform(0, 60, (17, 4, 17, 3)),
     }
     node = helper.make_node
     nodes = [
@@ -39,8 +38,7 @@ def write_tiny_model(path: Path, seed: int = 0, spec: ModelSpec = SPEC) -> Path:
         node("Squeeze", ["c", "zero"], ["log_sigma"]),
         node("Exp", ["log_sigma"], ["sigma"]),
         node("ReduceMean", ["person"], ["mean"], keepdims=0),
-        node("Mul", ["points", "mean"], ["candidates"]),
-        node("Mul", ["ends", "mean"], ["far_ends"]),
+        node("Mul", ["joints", "mean"], ["people"]),
     ]
     for index, made in enumerate(nodes):
         made.name = f"node_{index}"
@@ -50,8 +48,7 @@ def write_tiny_model(path: Path, seed: int = 0, spec: ModelSpec = SPEC) -> Path:
     sides = ["32*a", "32*b"] if spec.dynamic_input else list(spec.input_hw)
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, [*sides, 3])
     shapes = {
-        "candidates": [17, 4, 3],
-        "far_ends": [32, 4, 3],
+        "people": [17, 4, 17, 3],
         "person": ["h", "w"],
         "embedding": [2, "h", "w"],
         "sigma": ["h", "w"],
