@@ -50,9 +50,19 @@ def load_pipeline(args: argparse.Namespace, options: PipelineOptions) -> Pipelin
             options=options,
             threads=args.threads,
             long_side=args.long_side,
+            flip=getattr(args, "flip", False),
         )
     except ValueError as error:  # a long side that this model cannot have
         raise CommandError(str(error)) from error
+
+
+def add_flip_argument(parser: argparse.ArgumentParser) -> None:
+    """`--flip`."""
+    parser.add_argument(
+        "--flip",
+        action="store_true",
+        help="look at each picture's mirror image too: surer, and twice as slow",
+    )
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kdc_cli.arguments import add_model_arguments, fraction, load_pipeline, positive
+from kdc_cli.arguments import add_flip_argument, add_model_arguments, fraction, load_pipeline, positive
 from kdc_cli.errors import CommandError
 
 _DESCRIPTION = """\
@@ -29,6 +29,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "evaluate", help="score a network on annotated pictures", description=_DESCRIPTION, epilog=_EPILOG
     )
     add_model_arguments(parser)
+    add_flip_argument(parser)
     parser.add_argument(
         "--images", required=True, type=Path, metavar="DIR", help="the folder of the pictures"
     )

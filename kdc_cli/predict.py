@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from kdc_cli.arguments import add_model_arguments, fraction, load_pipeline, positive
+from kdc_cli.arguments import add_flip_argument, add_model_arguments, fraction, load_pipeline, positive
 
 _DESCRIPTION = """\
 Find the people in pictures and videos. OUT receives
@@ -38,6 +38,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--out", required=True, type=Path, metavar="DIR", help="folder for the results; made if missing"
     )
     add_model_arguments(parser)
+    add_flip_argument(parser)
     parser.add_argument("--no-overlay", action="store_true", help="write no annotated pictures and videos")
     parser.add_argument(
         "--score-threshold",

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from kdc_core.backends.base import Backend, NetworkOutputs, load_backend
+from kdc_core.backends.mirrored import MirroredBackend
 from kdc_core.decode.fragments import join_fragments
 from kdc_core.decode.grouping import GroupingOptions, Poses, group
 from kdc_core.decode.masks import MaskOptions, decode_masks
@@ -79,13 +80,16 @@ class Pipeline:
         options: PipelineOptions | None = None,
         threads: int = 0,
         long_side: int | None = None,
+        flip: bool = False,
         **runtime: Any,
     ) -> Pipeline:
-        """Load a model file. `long_side` (network pixels) trades accuracy for speed.
+        """Load a model file. `long_side` (network pixels) trades accuracy for speed; so does `flip`, which asks the
+        network about every picture's mirror image too.
 
         runtime: what else `load_backend` takes (precision, device, engine_dir, progress ...). Raises ModelLoadError.
         """
-        return cls(load_backend(Path(model), backend, threads, long_side=long_side, **runtime), options, long_side)
+        network = load_backend(Path(model), backend, threads, long_side=long_side, **runtime)
+        return cls(MirroredBackend(network) if flip else network, options, long_side)
 
     @property
     def backend(self) -> Backend:
