@@ -30,6 +30,7 @@ from kdc_ros.executor import SlowGroupsExecutor
 from kdc_ros.frame_processor import FrameProcessor
 from kdc_ros.frame_statistics import FrameStatistics
 from kdc_ros.health import Health
+from kdc_ros.image_subscription import Departures
 from kdc_ros.inputs import Inputs
 from kdc_ros.latency import LatencyOutput
 from kdc_ros.log_forwarding import LogForwarding
@@ -102,6 +103,7 @@ class PeopleNode(LifecycleNodeMixin, Node):
         self._inputs: Inputs | None = None
         self._monitor: FrameMonitor | None = None
         self._mismatches = MismatchLog(self.get_logger())
+        self._departures = Departures()
         self._statistics = FrameStatistics()
         self._outputs = Outputs(self, self._mismatches)
         self._latency = LatencyOutput(self, self._mismatches)
@@ -287,7 +289,7 @@ class PeopleNode(LifecycleNodeMixin, Node):
             if self._inputs is not None or mailbox is None:
                 return
             settings = self.parameters.current()
-            inputs = Inputs(self, settings, self._statistics, self._mismatches)
+            inputs = Inputs(self, settings, self._statistics, self._mismatches, self._departures)
             inputs.open(mailbox)
             self._monitor = FrameMonitor(
                 inputs.topic_name,
