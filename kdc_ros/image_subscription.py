@@ -3,11 +3,18 @@
 A best-effort subscription matches every publisher, but a large picture travels in many pieces, and one lost
 piece loses the frame: with Fast DDS's default shared memory (half a megabyte) frames beyond that size hardly
 ever arrive on a busy machine. A reliable subscription has lost pieces sent again, but a best-effort publisher
-does not match it. So the subscription is best-effort until it is known that every publisher is reliable.
+does not match it. So the subscription is reliable until a best-effort publisher is known.
+
+Fast DDS (seen with 3.2; the code is the same from 2.6 to 3.6) can stop a process for good when a reliable
+subscription begins while the publisher still sends to another one of the same process. Of the picture on its
+way the new one gets the last pieces, then the word (GAP) that it is not meant for it: the pieces are freed but
+stay listed (StatefulReader::process_gap_msg goes past DataReaderHistory), and taking them never ends, in native
+code that holds Python's lock. So a topic that was left rests before it is subscribed reliably again.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from rclpy.node import Node
@@ -23,14 +30,32 @@ FIXED = {"best_effort": ReliabilityPolicy.BEST_EFFORT, "reliable": ReliabilityPo
 CHOICES = (AUTO, *FIXED)
 RAW, COMPRESSED = "raw", "compressed"
 TRANSPORTS = (RAW, COMPRESSED)
+# How long a publisher may take to learn that a subscription has ended; milliseconds on an idle machine.
+REST_S = 1.0
 # Reliability is the parameter image_reliability's affair: it may change while the node runs.
 _OVERRIDABLE = QoSOverridingOptions((QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.DURABILITY))
+
+
+class Departures:
+    """When this process unsubscribed from which topic."""
+
+    def __init__(self) -> None:
+        self._left_s: dict[str, float] = {}
+
+    def note(self, topic_name: str) -> None:
+        """Unsubscribed just now."""
+        self._left_s[topic_name] = time.monotonic()
+
+    def recent(self, topic_name: str) -> bool:
+        """Whether a publisher may not know it yet."""
+        return time.monotonic() < self._left_s.get(topic_name, -REST_S) + REST_S
 
 
 class ImageSubscription:
     """Receives pictures; `adapt`, called now and then by a timer, lets the reliability follow the publishers.
 
     reliability: "auto", or "best_effort" / "reliable" to have it fixed.
+    departures:  shared by all that are made one after another.
     transport:   "raw" (sensor_msgs/Image), or "compressed" (sensor_msgs/CompressedImage, on the topic with
                  "/compressed" behind its name, as image_transport has it).
     """
@@ -42,41 +67,57 @@ class ImageSubscription:
         callback: Callable[[Image | CompressedImage], None],
         reliability: str,
         mismatches: MismatchLog,
+        departures: Departures,
         transport: str = RAW,
     ) -> None:
         self._node = node
         self._callback = callback
         self._auto = reliability == AUTO
         self._mismatches = mismatches
+        self._departures = departures
         self._kind = CompressedImage if transport == COMPRESSED else Image
         self.topic_name = node.resolve_topic_name(topic)
         if transport == COMPRESSED and not self.topic_name.endswith("/compressed"):
             self.topic_name += "/compressed"
-        self.reliability = FIXED.get(reliability, ReliabilityPolicy.BEST_EFFORT)
-        self._subscription = self._subscribe()
+        self.reliability = FIXED.get(reliability, ReliabilityPolicy.RELIABLE)
+        self._subscription: Subscription | None = None
+        self.adapt()
+
+    @property
+    def open(self) -> bool:
+        """Whether it receives; not while the topic rests."""
+        return self._subscription is not None
 
     def adapt(self) -> None:
-        """Subscribe anew when the publishers' reliability asks for it."""
-        if not self._auto:
-            return
-        offers = self._node.get_publishers_info_by_topic(self.topic_name)
-        if not offers:
-            return
-        all_reliable = all(o.qos_profile.reliability == ReliabilityPolicy.RELIABLE for o in offers)
-        wanted = ReliabilityPolicy.RELIABLE if all_reliable else ReliabilityPolicy.BEST_EFFORT
+        """Subscribe, unless it is done, in the reliability that suits the publishers."""
+        wanted = self._wanted()
         if wanted != self.reliability:
+            self.close()
             self.reliability = wanted
-            self._node.destroy_subscription(self._subscription)
-            self._subscription = self._subscribe()
             self._node.get_logger().debug(f"'{self.topic_name}' is now subscribed {wanted.name.lower()}")
+        if self._subscription is not None:
+            return
+        if wanted == ReliabilityPolicy.RELIABLE and self._departures.recent(self.topic_name):
+            return
+        self._subscription = self._subscribe()
 
     def close(self) -> None:
         """Receive nothing any more."""
-        self._node.destroy_subscription(self._subscription)
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+            self._subscription = None
+            self._departures.note(self.topic_name)
 
     def publisher_count(self) -> int:
         """How many publishers the topic has."""
         return self._node.count_publishers(self.topic_name)
+
+    def _wanted(self) -> ReliabilityPolicy:
+        offers = self._node.get_publishers_info_by_topic(self.topic_name) if self._auto else []
+        if not offers:
+            return self.reliability
+        all_reliable = all(o.qos_profile.reliability == ReliabilityPolicy.RELIABLE for o in offers)
+        return ReliabilityPolicy.RELIABLE if all_reliable else ReliabilityPolicy.BEST_EFFORT
 
     def _subscribe(self) -> Subscription:
         newest = QoSProfile(
@@ -85,11 +126,13 @@ class ImageSubscription:
             reliability=self.reliability,
             durability=DurabilityPolicy.VOLATILE,
         )
+        # A publisher of another reliability is no news where it is about to be followed.
+        followed = (QoSPolicyKind.RELIABILITY,) if self._auto else ()
         return self._node.create_subscription(
             self._kind,
             self.topic_name,
             self._callback,
             newest,
-            event_callbacks=self._mismatches.for_subscription(self.topic_name),
+            event_callbacks=self._mismatches.for_subscription(self.topic_name, unless=followed),
             qos_overriding_options=_OVERRIDABLE,
         )

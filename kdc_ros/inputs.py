@@ -13,7 +13,7 @@ from rclpy.timer import Timer
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from kdc_ros.frame_statistics import FrameStatistics
-from kdc_ros.image_subscription import RAW, ImageSubscription
+from kdc_ros.image_subscription import RAW, Departures, ImageSubscription
 from kdc_ros.mailbox import Mailbox
 from kdc_ros.pairing import EXACT, DepthPairing
 from kdc_ros.parameters import Settings
@@ -41,12 +41,18 @@ class Inputs:
     """
 
     def __init__(
-        self, node: Node, settings: Settings, statistics: FrameStatistics, mismatches: MismatchLog
+        self,
+        node: Node,
+        settings: Settings,
+        statistics: FrameStatistics,
+        mismatches: MismatchLog,
+        departures: Departures,
     ) -> None:
         self._node = node
         self._settings = settings
         self._statistics = statistics
         self._mismatches = mismatches
+        self._departures = departures
         self._lock = threading.RLock()
         self._mailbox: Mailbox[Incoming] | None = None
         self._calibrations: deque[CameraInfo] = deque(maxlen=_KEPT_CALIBRATIONS)
@@ -112,7 +118,9 @@ class Inputs:
     def _subscribe(self, topic: str, callback, transport: str) -> None:
         reliability = self._settings.image_reliability
         self._pictures.append(
-            ImageSubscription(self._node, topic, callback, reliability, self._mismatches, transport)
+            ImageSubscription(
+                self._node, topic, callback, reliability, self._mismatches, self._departures, transport
+            )
         )
 
     def _on_image(self, message: Image | CompressedImage) -> None:

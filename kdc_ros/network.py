@@ -123,10 +123,13 @@ class Network:
         return True
 
     def stop(self, timeout_s: float) -> bool:
-        """End every thread, the process being about to end. Returns False when one is still in a native call."""
-        workers = [*self._leaving, *([self._worker] if self._worker is not None else [])]
-        deadline_s = time.monotonic() + timeout_s
-        ended = [worker.stop(max(0.0, deadline_s - time.monotonic())) for worker in workers]
+        """End every thread, the process being about to end. Returns False when one is still in a native call.
+
+        Only a frame in hand is waited for: whatever was given up before (a load, for one) may take for ever.
+        """
+        ended = [leaving.stop(0.0) for leaving in self._leaving]
+        if self._worker is not None:
+            ended.append(self._worker.stop(0.0 if self._loading else timeout_s))
         return all(ended)
 
     def _min_interval_s(self) -> float:

@@ -7,6 +7,7 @@ Services    ~/enable (std_srvs/SetBool), ~/reset_tracking (std_srvs/Trigger), an
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import platform
@@ -14,6 +15,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 import rclpy
 import rclpy.logging
@@ -30,6 +32,7 @@ from kdc_ros.executor import SlowGroupsExecutor
 from kdc_ros.frame_processor import FrameProcessor
 from kdc_ros.frame_statistics import FrameStatistics
 from kdc_ros.health import Health
+from kdc_ros.image_subscription import Departures
 from kdc_ros.inputs import Inputs
 from kdc_ros.latency import LatencyOutput
 from kdc_ros.log_forwarding import LogForwarding
@@ -41,7 +44,7 @@ from kdc_ros.qos import MismatchLog
 from kdc_ros.tracking import TrackIds
 
 # A frame in the network is waited for when the process ends; a native call that takes longer is abandoned.
-STOP_TIMEOUT_S = 1.5
+STOP_TIMEOUT_S = 0.5
 WATCH_PERIOD_S = 0.5
 # A transition, the watch, and a question for the state: none may hold up another.
 SLOW_THREADS = 3
@@ -102,6 +105,7 @@ class PeopleNode(LifecycleNodeMixin, Node):
         self._inputs: Inputs | None = None
         self._monitor: FrameMonitor | None = None
         self._mismatches = MismatchLog(self.get_logger())
+        self._departures = Departures()
         self._statistics = FrameStatistics()
         self._outputs = Outputs(self, self._mismatches)
         self._latency = LatencyOutput(self, self._mismatches)
@@ -124,6 +128,8 @@ class PeopleNode(LifecycleNodeMixin, Node):
         """Free what the node holds in ROS."""
         self._log_forwarding.close()
         super().destroy_node()
+        # rclpy leaves it to the garbage collector, and with it the node that it holds: others would see it for long.
+        self._state_machine.destroy_when_not_in_use()
 
     def stop(self) -> bool:
         """End the inference thread. Returns False when it is still in a native call."""
@@ -287,7 +293,7 @@ class PeopleNode(LifecycleNodeMixin, Node):
             if self._inputs is not None or mailbox is None:
                 return
             settings = self.parameters.current()
-            inputs = Inputs(self, settings, self._statistics, self._mismatches)
+            inputs = Inputs(self, settings, self._statistics, self._mismatches, self._departures)
             inputs.open(mailbox)
             self._monitor = FrameMonitor(
                 inputs.topic_name,
@@ -335,11 +341,11 @@ def spin(node: PeopleNode) -> None:
         executor.shutdown(0.0)
 
 
-def main(args: list[str] | None = None) -> int:
+def run(args: list[str] | None = None) -> int:
     """Run the node until it is told to stop. Returns the exit code: 0, or 1 when it could not start or go on."""
     logger = rclpy.logging.get_logger("kdc")
     node = None
-    stopped, code = True, 0
+    code = 0
     try:
         _init_ros(args)
         node = PeopleNode()
@@ -357,16 +363,22 @@ def main(args: list[str] | None = None) -> int:
             raise
     finally:
         if node is not None:
-            stopped = node.stop()
-            if stopped:
-                node.destroy_node()
+            node.stop()
+            node.destroy_node()
         rclpy.try_shutdown()
-    if not stopped:
-        # The thread is inside native code; unloading that code under it would crash.
-        sys.stderr.flush()
-        os._exit(code)
     return code
 
 
+def main(args: list[str] | None = None) -> NoReturn:
+    """Run the node, then end the process with the exit code of `run`."""
+    code = run(args)
+    # Not by way of Python's own end: it takes half a second to free what is freed anyway, and would unload native
+    # code under a thread that is still inside it.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    ctypes.CDLL(None).fflush(None)  # the log's lines, where they go to stdout
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from typing import Any
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
@@ -80,13 +81,16 @@ class MismatchLog:
         """Start afresh: topics are made anew."""
         self._told.clear()
 
-    def for_subscription(self, topic: str) -> SubscriptionEventCallbacks:
-        """Event callbacks for a subscription to `topic`."""
-        return SubscriptionEventCallbacks(
-            incompatible_qos=lambda event: self._tell(
-                topic, event, "a publisher", "nothing will arrive from it"
-            )
-        )
+    def for_subscription(
+        self, topic: str, unless: Collection[QoSPolicyKind] = ()
+    ) -> SubscriptionEventCallbacks:
+        """Event callbacks for a subscription to `topic`; a mismatch in one of the policies `unless` is not told."""
+
+        def tell(event: Any) -> None:
+            if event.last_policy_kind not in unless:
+                self._tell(topic, event, "a publisher", "nothing will arrive from it")
+
+        return SubscriptionEventCallbacks(incompatible_qos=tell)
 
     def for_publisher(self, topic: str) -> PublisherEventCallbacks:
         """Event callbacks for a publisher of `topic`."""

@@ -8,12 +8,12 @@ import time
 import rclpy
 from kdc.msg import InstanceMaskArray, PoseArray
 from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from kdc_replay.bag_reader import NS
+from kdc_ros.spinning import SpinThread
 
 TOPIC = "replayed/image"
 # Reliable, so that what gets lost is what the node dropped, not what the middleware did.
@@ -35,15 +35,11 @@ class Player:
         self.poses: dict[int, PoseArray] = {}
         self.masks: dict[int, InstanceMaskArray] = {}
         self._changed = threading.Condition()
-        self._executor = SingleThreadedExecutor(context=context)
-        self._executor.add_node(self._node)
-        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
-        self._thread.start()
+        self._spinning = SpinThread(self._node, context)
 
     def close(self) -> None:
         """Leave."""
-        self._executor.shutdown()
-        self._thread.join(5)
+        self._spinning.stop()
         self._node.destroy_node()
 
     def subscribed(self) -> bool:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import rclpy
-from kdc.msg import InstanceMaskArray, PoseArray
+from kdc.msg import PoseArray
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
-from visualization_msgs.msg import MarkerArray
 
 from kdc_ros.image_conversion import rgb_to_message
 from kdc_ros.qos import PublisherEventCallbacks
@@ -23,7 +22,6 @@ from kdc_ros.qos import PublisherEventCallbacks
 ANSWER_TIMEOUT_S = 30.0
 # An answer that does not come in this time: the frame was lost, and is sent again with a new stamp.
 _RESEND_S = 1.0
-_RESULT_TOPICS = ((PoseArray, "poses"), (InstanceMaskArray, "masks"), (MarkerArray, "markers"), (Image, "overlay"))
 
 
 class SoakError(RuntimeError):
@@ -86,18 +84,6 @@ class Peer:
                 self.ages_s.append((self.node.get_clock().now().nanoseconds - sent) * 1e-9)
                 return self._stamps[sent]
         raise SoakError(f"a picture of {picture.shape[1]} x {picture.shape[0]} was not answered")
-
-    def storm(self, count: int) -> Iterator[None]:
-        """Subscriptions to every result that come and go; one step for each."""
-        held = []
-        for i in range(count):
-            kind, name = _RESULT_TOPICS[i % len(_RESULT_TOPICS)]
-            held.append(self.node.create_subscription(kind, f"kdc/{name}", lambda _: None, 1))
-            if len(held) > 8:
-                self.node.destroy_subscription(held.pop(0))
-            yield
-        for subscription in held:
-            self.node.destroy_subscription(subscription)
 
     def call(self, kind: type, name: str, request: Any) -> Any:
         """The answer of one of the node's services. Raises SoakError without one."""

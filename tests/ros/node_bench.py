@@ -15,12 +15,13 @@ from kdc.msg import PoseArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from std_srvs.srv import SetBool, Trigger
 
 from kdc_ros.node import PeopleNode, spin
+from kdc_ros.spinning import SpinThread
 from tests.ros.processes import EXCHANGE_TIMEOUT_S, wait_until
 
 _numbers = itertools.count()
@@ -48,7 +49,6 @@ class NodeBench:
             Parameter(name.format(namespace=self.namespace), value=value) for name, value in parameters.items()
         ]
         self.node = PeopleNode(namespace=self.namespace, parameter_overrides=overrides)
-        self._executor = SingleThreadedExecutor()
         self.client = rclpy.create_node("client", namespace=self.namespace)
         self.poses: list[PoseArray] = []
         self.diagnostics: list[DiagnosticArray] = []
@@ -56,13 +56,9 @@ class NodeBench:
         self.client.create_subscription(PoseArray, "kdc/poses", self.poses.append, qos)
         self.client.create_subscription(DiagnosticArray, "/diagnostics", self._keep, qos)
         self._publishers: dict[str, Any] = {}
-        self._executor.add_node(self.client)
-        self._threads = [
-            threading.Thread(target=self._spin_node, daemon=True),
-            threading.Thread(target=self._executor.spin, daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._spinning = SpinThread(self.client)
+        self._node_thread = threading.Thread(target=self._spin_node, daemon=True)
+        self._node_thread.start()
 
     def _spin_node(self) -> None:
         with contextlib.suppress(ExternalShutdownException):
@@ -133,9 +129,8 @@ class NodeBench:
         """End everything."""
         self.node.stop()
         self.node.end()
-        self._executor.shutdown(5)
-        for thread in self._threads:
-            thread.join(5)
+        self._spinning.stop()
+        self._node_thread.join(5)
         for node in (self.node, self.client):
             node.destroy_node()
 

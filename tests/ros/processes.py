@@ -28,6 +28,7 @@ from std_srvs.srv import Trigger
 from visualization_msgs.msg import MarkerArray
 
 from kdc_ros.image_conversion import rgb_to_message
+from kdc_ros.spinning import SpinThread
 
 # Generous: they only matter when something is wrong, and CI machines are slow at times.
 START_TIMEOUT_S = 120.0
@@ -153,10 +154,7 @@ class Peer:
         self._subscriptions = [
             self._node.create_subscription(kind, topic, kept.append, qos) for kind, topic, kept in listened
         ]
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self._node)
-        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
-        self._thread.start()
+        self._spinning = SpinThread(self._node)
 
     def wait_connected(self) -> None:
         """Wait until the node hears us and we hear the node."""
@@ -245,6 +243,5 @@ class Peer:
 
     def close(self) -> None:
         """Leave."""
-        self._executor.shutdown()
-        self._thread.join(5)
+        self._spinning.stop()
         self._node.destroy_node()

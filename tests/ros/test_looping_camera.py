@@ -10,7 +10,6 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
@@ -20,6 +19,7 @@ from kdc_ros.camera import camera_from_info
 from kdc_ros.demo.looping_camera import LoopingCamera
 from kdc_ros.demo.playlist import PICTURE_FRAMES, PlaylistError
 from kdc_ros.image_conversion import image_to_rgb
+from kdc_ros.spinning import SpinThread
 from tests.ros.processes import EXCHANGE_TIMEOUT_S, wait_until
 
 
@@ -42,10 +42,7 @@ def test_a_picture_is_played_with_its_calibration(ros, picture):
     qos = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
     peer.create_subscription(Image, "image", images.append, qos)
     peer.create_subscription(CameraInfo, "camera_info", infos.append, qos)
-    executor = SingleThreadedExecutor()
-    executor.add_node(peer)
-    listening = threading.Thread(target=executor.spin, daemon=True)
-    listening.start()
+    listening = SpinThread(peer)
     playing = threading.Thread(target=camera.play, daemon=True)
     playing.start()
     try:
@@ -54,8 +51,7 @@ def test_a_picture_is_played_with_its_calibration(ros, picture):
     finally:
         camera.stop()
         playing.join(EXCHANGE_TIMEOUT_S)
-        executor.shutdown()
-        listening.join(EXCHANGE_TIMEOUT_S)
+        listening.stop()
         peer.destroy_node()
         camera.destroy_node()
     assert not playing.is_alive()

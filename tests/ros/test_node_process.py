@@ -228,7 +228,7 @@ def test_a_signal_while_the_network_is_busy_for_long(start_node, make_peer, tmp_
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_a_signal_while_the_network_is_being_loaded(start_node, tmp_path, number):
-    model = canned.write_canned_model(tmp_path / "late.onnx", load_work=4000)
+    model = canned.write_canned_model(tmp_path / "late.onnx", load_work=6000)
     node = start_node(model=model, threads=1)
     node.wait_for_loading()
     code, seconds = node.stop(number)
