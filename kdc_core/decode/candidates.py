@@ -58,7 +58,7 @@ def _walk_steps() -> tuple[tuple[WalkStep, ...], np.ndarray]:
     Step 0 is the K roots themselves. The K * K nodes of all steps in sequence, taken in the returned order, are sorted
     by root, then by keypoint type.
     """
-    steps = []
+    steps: list[WalkStep] = []
     roots = joints = np.arange(NUM_KEYPOINTS)
     came_from = np.full(NUM_KEYPOINTS, -1)
     nodes = [roots * NUM_KEYPOINTS + joints]

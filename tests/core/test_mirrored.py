@@ -20,7 +20,8 @@ INPUT_HW = (192, 256)
 
 def outputs_of(truth: GroundTruth, bank: bool = False) -> NetworkOutputs:
     fields = ideal_fields(encode(truth, 4, 12.0), 4, bank)
-    return NetworkOutputs(find_candidates(fields, 12.0, 8), MaskFields(fields.person, fields.embedding, fields.sigma, 4))
+    masks = MaskFields(fields.person, fields.embedding, fields.sigma, 4)
+    return NetworkOutputs(find_candidates(fields, 12.0, 8), masks)
 
 
 def mirrored_truth(truth: GroundTruth) -> GroundTruth:
