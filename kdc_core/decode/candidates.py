@@ -95,7 +95,9 @@ def smoothing_kernels(sigmas: np.ndarray) -> np.ndarray:
     return (kernels / kernels.sum(1, keepdims=True)).astype(np.float32)
 
 
-def find_candidates(fields: Fields, radius_px: float, count: int, sigmas: np.ndarray | None = None) -> Candidates:
+def find_candidates(
+    fields: Fields, radius_px: float, count: int, sigmas: np.ndarray | None = None, landings: int = LANDINGS
+) -> Candidates:
     """Peaks of the smoothed heatmaps, refined by KeyCentroid votes, and from each of them the walk along the tree.
 
     A disk's cells are all likely; the keypoint is where KeyCentroid says that no way is left to go. Peaks are
@@ -129,26 +131,28 @@ def find_candidates(fields: Fields, radius_px: float, count: int, sigmas: np.nda
         xy = _vote(grid, xy, probability, offset)
     used = np.take_along_axis(ranked, cells, 1) > 0
     displacement = fields.displacement.reshape(len(DIRECTED_EDGES), 2, -1)
-    people = _people(grid, xy, used, probability, offset, displacement)
-    return Candidates(people)
+    places = _walk(grid, xy, offset, displacement, landings)
+    return Candidates(_people(grid, places, probability, used))
 
 
-def _people(
-    grid: _Grid, xy: np.ndarray, used: np.ndarray, probability: np.ndarray, offset: np.ndarray, displacement: np.ndarray
-) -> np.ndarray:
-    """Walk from every candidate, xy (K, M, 2), through the tree: (K, M, K, 3). What is not `used` gets score 0.
+def _walk(grid: _Grid, xy: np.ndarray, offset: np.ndarray, displacement: np.ndarray, landings: int) -> np.ndarray:
+    """From every candidate, xy (K, M, 2) in pixels, through the tree: (K, K, M, 2) by root, then keypoint type.
 
     In cells, as the graph does it: a cell's centre is a whole number.
     """
     places = [(xy + 0.5) / grid.stride - 0.5]
     for step in WALK:
         far = _land(grid, places[-1][step.parent], step.edge, displacement)
-        for _ in range(LANDINGS - 1):
+        for _ in range(landings - 1):
             far = _land(grid, far, step.joint, offset)
         places.append(far)
     # The last landing for all at once; a candidate's own place is refined already.
     far = _land(grid, np.concatenate(places[1:]), np.concatenate([step.joint for step in WALK]), offset)
-    found = np.concatenate([places[0], far])[WALK_ORDER].reshape(NUM_KEYPOINTS, NUM_KEYPOINTS, -1, 2)
+    return np.concatenate([places[0], far])[WALK_ORDER].reshape(NUM_KEYPOINTS, NUM_KEYPOINTS, -1, 2)
+
+
+def _people(grid: _Grid, found: np.ndarray, probability: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Places (K, K, M, 2) in cells with their scores: (K, M, K, 3) in pixels. Score 0 unless `used` (K, M)."""
     cell = grid.nearest(found)
     at = (cell[..., 1] * grid.width + cell[..., 0]).astype(np.int64)
     score = probability[np.arange(NUM_KEYPOINTS)[:, None], at]

@@ -45,9 +45,16 @@ def test_the_switches_change_what_they_say():
     others = min(1.0, float(fields.heatmap[:, 2, 2].sum() - fields.heatmap[5, 2, 2]))
     expected = 1 - (1 - fields.heatmap[5, 2, 2]) * (1 - 0.4 * others)
     assert switched(fields, DecodingSwitches(body_heatmap=0.4)).heatmap[5, 2, 2] == pytest.approx(expected)
+    assert (switched(fields, DecodingSwitches(person_scores=False)).person == 1).all()
 
 
-@pytest.mark.parametrize("change", [{"keypoints": "all"}, {"body_heatmap": 1.5}, {"igo_cells": -1}, {"igo_cells": "x"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"keypoints": "all"}, {"body_heatmap": 1.5}, {"igo_cells": -1}, {"igo_cells": "x"}, {"landings": 0},
+        {"landings": 1.5}, {"person_scores": 1},
+    ],
+)  # fmt: skip
 def test_impossible_switches_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         DecodingSwitches(**change)
