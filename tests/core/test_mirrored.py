@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kdc_core.backends.base import NetworkOutputs
-from kdc_core.backends.mirrored import MirroredBackend, unmirrored
+from kdc_core.backends.mirrored import MirroredBackend, averaged, unmirrored
 from kdc_core.decode.candidates import find_candidates
 from kdc_core.decode.masks import MaskFields
 from kdc_core.encode import GroundTruth, encode, ideal_fields
@@ -54,6 +54,22 @@ def test_a_mirror_image_turned_back_is_the_image(bank: bool) -> None:
             known = person[:, 2] > 0.3
             off = np.abs(back.candidates.people[kind][:, known, :2] - person[known, :2])
             assert off.max((1, 2)).min() < 0.1, kind
+
+
+def test_what_both_runs_find_is_averaged_and_the_rest_counts_half() -> None:
+    a, b = np.zeros((2, 17, 2, 17, 3), np.float32)
+    nose, eye, hip = 0, 1, 11
+    a[nose, 0, [nose, eye, hip]] = (100, 50, 0.8), (110, 40, 0.6), (100, 200, 0.2)
+    b[nose, 0, [nose, eye, hip]] = (104, 50, 0.8), (116, 40, 0.3), (160, 200, 0.4)
+    b[nose, 1, nose] = (300, 50, 0.5)
+    people = averaged(a, b, same_px=12.0)
+    assert people.shape == (17, 4, 17, 3)
+    for both in (people[nose, 0], people[nose, 2]):
+        assert both[nose] == pytest.approx((102, 50, 0.8))
+        assert both[eye] == pytest.approx((112, 40, 0.45)), "weighted by the scores"
+        assert both[hip] == pytest.approx((160, 200, 0.2)), "they differ: the surer place, at half its score"
+    assert people[nose, 3, nose] == pytest.approx((300, 50, 0.25)), "only the mirror image shows it"
+    assert (people[1:, :, :, 2] == 0).all()
 
 
 class TwoSided:
