@@ -138,7 +138,8 @@ class _StageClock:
 
 def decode_poses(outputs: NetworkOutputs, options: PipelineOptions) -> Poses:
     """The best people above the threshold, best first, in network pixels."""
-    poses = group(outputs.candidates, options.grouping)
+    # Half: a pose too weak to be reported may be a fragment of a better one.
+    poses = group(outputs.candidates, options.grouping, 0.5 * options.person_threshold)
     poses = join_fragments(poses, outputs.masks, options.mask.keypoint_confidence, options.fragment_membership)
     chosen = np.nonzero(poses.scores >= options.person_threshold)[0][: options.max_people]
     return Poses(poses.keypoints_xy[chosen], poses.keypoint_scores[chosen], poses.scores[chosen])

@@ -43,15 +43,17 @@ class Poses:
     scores: np.ndarray
 
 
-def group(candidates: Candidates, options: GroupingOptions | None = None) -> Poses:
+def group(candidates: Candidates, options: GroupingOptions | None = None, least_score: float = 0.0) -> Poses:
     """Choose the people among what the walks have found, best first.
 
     The surest candidate begins. Every candidate that lies on the same joint of a person chosen before is explained by
-    that person; the surest of the others is the next one.
+    that person; the surest of the others is the next one. Walks whose score is below `least_score` are not looked at:
+    most of what a network returns is such clutter.
     """
     options = options or GroupingOptions()
     own = candidates.points
-    kind, index = np.nonzero(own[..., 2] >= options.seed_threshold)
+    scores = np.sqrt(np.square(candidates.people[..., 2]).mean(2))
+    kind, index = np.nonzero((own[..., 2] >= options.seed_threshold) & (scores >= least_score))
     order = np.argsort(-own[kind, index, 2], kind="stable")
     kind, index = kind[order], index[order]
     walks = candidates.people[kind, index]

@@ -17,13 +17,14 @@ _BANK_SIGMA = 0.2123
 _BACKGROUND = 0.05
 
 
-def group(candidates: Candidates, options: GroupingOptions | None = None) -> Poses:
+def group(candidates: Candidates, options: GroupingOptions | None = None, least_score: float = 0.0) -> Poses:
     """Group candidates into people, best first."""
     options = options or GroupingOptions()
     seeds = [
         (float(candidates.people[k, m, k, 2]), k, m)
         for k in range(NUM_KEYPOINTS)
         for m in range(candidates.people.shape[1])
+        if np.sqrt(np.square(candidates.people[k, m, :, 2]).mean()) >= least_score
     ]
     seeds = sorted((s for s in seeds if s[0] >= options.seed_threshold), key=lambda s: (-s[0], s[1], s[2]))
     chosen: list[np.ndarray] = []

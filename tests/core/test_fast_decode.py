@@ -47,7 +47,8 @@ def test_poses_of_nonsense(seed: int) -> None:
     people[..., 2] = rng.uniform(0, 1, people.shape[:3]) ** 3
     for options in (GroupingOptions(), GroupingOptions(0.01, 0.5, 1.0), GroupingOptions(0.3, 6.0, 30.0)):
         candidates = Candidates(people)
-        assert_same_poses(group(candidates, options), plain_decode.group(candidates, options))
+        for least in (0.0, 0.45):
+            assert_same_poses(group(candidates, options, least), plain_decode.group(candidates, options, least))
 
 
 @pytest.mark.parametrize("source_hw", [(240, 320), (357, 501), (1080, 1440)], ids=str)
