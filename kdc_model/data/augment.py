@@ -38,8 +38,9 @@ class Warp:
         height, width = self.input_hw
         scale = np.sqrt(abs(np.linalg.det(self.matrix[:, :2])))
         matrix = self.matrix
-        if scale < 0.6:
-            # Warping samples points: shrink by area first, or fine detail turns into noise.
+        if scale < 0.75:
+            # Warping samples points: shrink by area first, or fine detail turns into noise. From 1 / sqrt(2) down a
+            # pixel can fall between the points altogether.
             factor = scale / 0.9
             # Given the size and not the factor: else OpenCV resizes by the factor before its rounding to
             # whole pixels, and the far border comes out up to half a pixel from where the keypoints go.

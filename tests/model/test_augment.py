@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
@@ -58,6 +58,7 @@ def change(warp: Warp, hw, rows, cols) -> np.ndarray:
 
 
 @settings(max_examples=120, deadline=None)
+@example(hw=(20, 20), scale=0.625, angle=56.0, flipped=True, at=(0.5, 0.5))
 @given(
     hw=st.tuples(st.integers(20, 150), st.integers(20, 150)),
     scale=st.floats(0.3, 3.0),
