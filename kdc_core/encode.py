@@ -12,12 +12,39 @@ import numpy as np
 
 from kdc_core.fields import Fields
 from kdc_core.geometry import cell_centres_xy
-from kdc_core.skeleton import DIRECTED_EDGES, KEYPOINT_INDEX, NUM_DIRECTED_EDGES, NUM_KEYPOINTS
+from kdc_core.skeleton import (
+    DIRECTED_EDGES,
+    KEYPOINT_INDEX,
+    NUM_DIRECTED_EDGES,
+    NUM_KEYPOINTS,
+    OKS_SIGMAS,
+)
 
 # Directed edges leaving each keypoint type.
 EDGES_FROM: tuple[tuple[int, ...], ...] = tuple(
     tuple(e for e, (a, _) in enumerate(DIRECTED_EDGES) if a == k) for k in range(NUM_KEYPOINTS)
 )
+_FAR_END = np.array([b for _, b in DIRECTED_EDGES])
+# A person's area as a share of its box (CrowdPose's rule where there is no mask).
+_AREA_OF_BOX = 0.53
+
+
+@dataclass(frozen=True)
+class DiskRadius:
+    """R of the keypoint disks in network pixels: `least_px`, or what the joint's tolerance allows up to `most_px`.
+
+    A joint's tolerance is OKS's kappa, 2 sigma_k * person size: `kappas` of them are the radius. The papers' fixed R
+    asks for a large person's hip what annotators cannot tell, and for a small one's eye much less than scores count.
+    With `most_px` = `least_px` it is the papers' fixed R.
+    """
+
+    least_px: float
+    most_px: float
+    kappas: float = 1.25
+
+    def of(self, sizes_px: np.ndarray) -> np.ndarray:
+        """Radii float32 (N, K) for persons of these sizes (N,)."""
+        return np.clip(self.kappas * 2 * sizes_px[:, None] * OKS_SIGMAS, self.least_px, self.most_px).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +75,10 @@ class Targets:
 
     disk_index:     int32 (P, 3): keypoint type, row, column of each cell inside a disk D_R.
     disk_offset:    float32 (P, 2): q - x, from the cell's centre to the keypoint that owns it (KDC Eq. 4).
+    disk_radius_px: float32 (P,): the disk's R.
     edge_index:     int32 (Q, 3): directed edge, row, column.
     edge_offset:    float32 (Q, 2): q_b - x, from the cell's centre to the edge's far end.
+    edge_radius_px: float32 (Q,): R of the far end's disk, where the edge should land.
     heatmap_valid:  bool (h, w): cells whose heatmap loss counts; those of disks always do for their type.
     person:         float32 (h, w): share of the cell covered by people, 0..1.
     person_valid:   bool (h, w).
@@ -61,8 +90,10 @@ class Targets:
 
     disk_index: np.ndarray
     disk_offset: np.ndarray
+    disk_radius_px: np.ndarray
     edge_index: np.ndarray
     edge_offset: np.ndarray
+    edge_radius_px: np.ndarray
     heatmap_valid: np.ndarray
     person: np.ndarray
     person_valid: np.ndarray
@@ -73,8 +104,8 @@ class Targets:
     annotated_types: np.ndarray = field(default_factory=lambda: np.ones(NUM_KEYPOINTS, bool))
 
 
-def encode(truth: GroundTruth, stride: int, radius_px: float) -> Targets:
-    """Encode ground truth for a network of this stride and disk radius R (network pixels).
+def encode(truth: GroundTruth, stride: int, radius: float | DiskRadius) -> Targets:
+    """Encode ground truth for a network of this stride and disk radius R (a number: network pixels, for all alike).
 
     Raises ValueError for a network input that is not a whole number of cells.
     """
@@ -82,21 +113,26 @@ def encode(truth: GroundTruth, stride: int, radius_px: float) -> Targets:
         raise ValueError(f"an input of {truth.instance.shape} pixels is no whole number of cells of {stride}")
     height, width = (side // stride for side in truth.instance.shape)
     centres = cell_centres_xy(height, width, stride)
-    owner = _disk_owners(truth, centres, stride, radius_px)
+    # Half a cell beyond the centre rounds down to the pixel just right of and below it.
+    instance = truth.instance[stride // 2 :: stride, stride // 2 :: stride].astype(np.int32)
+    if not isinstance(radius, DiskRadius):
+        radius = DiskRadius(radius, radius)
+    radii_px = radius.of(_sizes_px(truth, instance, stride))
+    owner = _disk_owners(truth, centres, stride, radii_px)
     kind, row, col = np.nonzero(owner >= 0)
     person = owner[kind, row, col]
     centre_xy = centres[:, row, col].T
     disk_index = np.stack([kind, row, col], axis=1).astype(np.int32)
     disk_offset = truth.keypoints_xy[person, kind] - centre_xy
-    edge_index, edge_offset = _edge_targets(truth, disk_index, person, centre_xy)
+    edge_index, edge_offset, edge_radius_px = _edge_targets(truth, disk_index, person, centre_xy, radii_px)
     ignored = _cell_mean(truth.keypoint_ignore, stride) > 0.5
-    # Half a cell beyond the centre rounds down to the pixel just right of and below it.
-    instance = truth.instance[stride // 2 :: stride, stride // 2 :: stride].astype(np.int32)
     return Targets(
         disk_index=disk_index,
         disk_offset=disk_offset.astype(np.float32),
+        disk_radius_px=radii_px[person, kind],
         edge_index=edge_index,
         edge_offset=edge_offset,
+        edge_radius_px=edge_radius_px,
         heatmap_valid=~ignored,
         person=_cell_mean(truth.instance > 0, stride),
         person_valid=_cell_mean(truth.mask_ignore, stride) < 0.25,
@@ -143,7 +179,20 @@ def ideal_fields(targets: Targets, stride: int, bank: bool = False) -> Fields:
     )
 
 
-def _disk_owners(truth: GroundTruth, centres: np.ndarray, stride: int, radius_px: float) -> np.ndarray:
+def _sizes_px(truth: GroundTruth, instance: np.ndarray, stride: int) -> np.ndarray:
+    """Size of each person as far as it is in view, float32 (N,): square root of the area of its labelled keypoints and
+    mask together, as a share of their box."""
+    low = np.where(truth.labelled[..., None], truth.keypoints_xy, np.inf).min(1, initial=np.inf)
+    high = np.where(truth.labelled[..., None], truth.keypoints_xy, -np.inf).max(1, initial=-np.inf)
+    row, col = np.nonzero(instance)
+    person = instance[row, col] - 1
+    np.minimum.at(low, person, np.stack([col, row], 1) * stride)
+    np.maximum.at(high, person, np.stack([col + 1, row + 1], 1) * stride)
+    extent = np.where(np.isfinite(low), high - low, 0.0)
+    return np.sqrt(_AREA_OF_BOX * extent.prod(1)).astype(np.float32)
+
+
+def _disk_owners(truth: GroundTruth, centres: np.ndarray, stride: int, radii_px: np.ndarray) -> np.ndarray:
     """Who owns each cell of each type's disks, int32 (K, h, w), -1 outside: the nearest keypoint wins.
 
     A keypoint whose disk holds no cell centre (a small R at a large stride) still owns the cell it lies in.
@@ -151,9 +200,10 @@ def _disk_owners(truth: GroundTruth, centres: np.ndarray, stride: int, radius_px
     height, width = centres.shape[1:]
     owner = np.full((NUM_KEYPOINTS, height, width), -1, np.int32)
     nearest = np.full((NUM_KEYPOINTS, height, width), np.inf, np.float32)
-    radius_px = max(radius_px, stride / np.sqrt(2.0))
+    radii_px = np.maximum(radii_px, stride / np.sqrt(2.0))
     for n, k in np.argwhere(truth.labelled):
         x, y = truth.keypoints_xy[n, k]
+        radius_px = radii_px[n, k]
         low = np.floor((np.array([x, y]) - radius_px + 0.5) / stride).astype(int)
         high = np.ceil((np.array([x, y]) + radius_px + 0.5) / stride).astype(int)
         (left, top), (right, bottom) = np.maximum(low, 0), np.minimum(high, (width, height))
@@ -168,24 +218,24 @@ def _disk_owners(truth: GroundTruth, centres: np.ndarray, stride: int, radius_px
 
 
 def _edge_targets(
-    truth: GroundTruth, disk_index: np.ndarray, person: np.ndarray, centre_xy: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Displacements at the disk cells whose edge has both ends labelled."""
-    indices, offsets = [], []
+    truth: GroundTruth, disk_index: np.ndarray, person: np.ndarray, centre_xy: np.ndarray, radii_px: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Displacements at the disk cells whose edge has both ends labelled: index, offset, R at the far end."""
+    indices, offsets, radii = [np.zeros((0, 3), np.int32)], [np.zeros((0, 2))], [np.zeros(0)]
     for k in range(NUM_KEYPOINTS):
         cells = np.nonzero(disk_index[:, 0] == k)[0]
         if len(cells) == 0:
             continue
         for edge in EDGES_FROM[k]:
-            far = DIRECTED_EDGES[edge][1]
+            far = _FAR_END[edge]
             used = cells[truth.labelled[person[cells], far]]
             index = disk_index[used].copy()
             index[:, 0] = edge
             indices.append(index)
             offsets.append(truth.keypoints_xy[person[used], far] - centre_xy[used])
-    if not indices:
-        return np.zeros((0, 3), np.int32), np.zeros((0, 2), np.float32)
-    return np.concatenate(indices), np.concatenate(offsets).astype(np.float32)
+            radii.append(radii_px[person[used], far])
+    joined = np.concatenate
+    return joined(indices), joined(offsets).astype(np.float32), joined(radii).astype(np.float32)
 
 
 def _static_centroids(truth: GroundTruth) -> np.ndarray:

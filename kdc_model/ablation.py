@@ -125,8 +125,8 @@ def decoded_scores(
 ) -> dict[str, float]:
     """The metrics of a network decoded with these switches."""
     options = PipelineOptions(person_threshold=0.01, mask=MaskOptions(smoothing_cells=switches.igo_cells))
-    pipeline = Pipeline(FieldBackend(network, model_spec(network, config), switches), options)
-    metrics = evaluate(pipeline, truth, progress=True)
+    backend = FieldBackend(network, model_spec(network, config), switches)
+    metrics = evaluate(Pipeline(backend, options), truth, progress=True, before=backend.look_at)
     return {name: metrics[name] for name in METRICS}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import yaml
 
+from kdc_core.encode import DiskRadius
 from kdc_model.losses import LossWeights
 from kdc_model.network import KDCNet, NetworkConfig
 
@@ -21,7 +22,7 @@ _ABOVE_ZERO = (
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "trunk_rate", "weight_decay", "warmup_steps", "freeze_stages", "rotation_deg", "seed", "workers",
-    "evaluate_epochs",
+    "evaluate_epochs", "disk_kappas",
 )  # fmt: skip
 _PATHS = (
     "train_annotations", "train_images", "pseudo_masks", "val_annotations", "val_images", "pretrained",
@@ -45,6 +46,8 @@ class TrainConfig:
     Sizes in network pixels: `input_size` is the side of the square training window, `long_side` the size at
     which the network will be used; `scale_range` is the range of sizes around it. `copy_paste`, `mosaic` and
     `blur` are the chances of each (see `kdc_model.data.dataset.Mixing`).
+    Keypoint disks: `disk_radius_px` is R, which decoding counts with, too. With a `disk_radius_range` (network pixels)
+    the disks of training have `disk_kappas` OKS kappas within it instead (see `kdc_core.encode.DiskRadius`).
     Learning rates: `learning_rate` for pyramid and heads, times `trunk_rate` for the pretrained trunk and
     coarse heads. `freeze_stages` leaves the first stages of the trunk as they are; `freeze_norms` keeps the
     statistics of all batch norms, for batches too small to have good ones. `batch_size` is that of all processes
@@ -70,6 +73,8 @@ class TrainConfig:
     separable: bool = True
     mask_mode: str = "embedding"
     disk_radius_px: float = 8.0
+    disk_radius_range: tuple[float, float] = (0.0, 0.0)
+    disk_kappas: float = 1.25
     # pictures
     input_size: int = 384
     long_side: int = 480
@@ -125,8 +130,10 @@ class TrainConfig:
         for name in _SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be within 0..1, got {getattr(self, name)}")
-        if len(self.scale_range) != 2 or not 0 < self.scale_range[0] <= self.scale_range[1]:
-            raise ConfigError(f"scale_range must be two rising numbers above 0, got {self.scale_range}")
+        for name in ("scale_range", "disk_radius_range"):
+            ends = getattr(self, name)
+            if len(ends) != 2 or not (0 < ends[0] <= ends[1] or (ends == (0, 0) and name != "scale_range")):
+                raise ConfigError(f"{name} must be two rising numbers above 0, got {ends}")
         try:
             # Shapes without numbers: a wrong combination should not wait for the data.
             with torch.device("meta"):
@@ -140,6 +147,12 @@ class TrainConfig:
         """The part that shapes the network."""
         names = [f.name for f in dataclasses.fields(NetworkConfig)]
         return NetworkConfig(**{name: getattr(self, name) for name in names})
+
+    def disk_radius(self) -> float | DiskRadius:
+        """R of each joint's disk in the training targets."""
+        if not any(self.disk_radius_range):
+            return self.disk_radius_px
+        return DiskRadius(*self.disk_radius_range, self.disk_kappas)
 
     def loss_weights(self) -> dict[str, float]:
         """Factor of each loss term, by the names of `LossWeights`."""

@@ -16,8 +16,12 @@ from kdc_core.backends.base import NetworkOutputs
 from kdc_core.decode.candidates import LANDINGS, find_candidates, smoothing_sigmas
 from kdc_core.decode.masks import MaskFields
 from kdc_core.fields import Fields
+from kdc_core.geometry import Letterbox
 from kdc_core.spec import ModelSpec
+from kdc_model.data.coco import ImageRecord
+from kdc_model.evaluate import TruthImage
 from kdc_model.network import KDCNet
+from kdc_model.oracle import IDEAL_FIELDS, with_ideal
 
 KEYPOINTS = ("both", "heatmap", "keycentroid")
 
@@ -35,6 +39,7 @@ class DecodingSwitches:
     landings:   KeyCentroids followed at the far end of each edge of the walk, at least 1.
     person_scores: whether keypoint scores are the heatmap's times the person field's.
     igo_cells:  sigma of the instance-wise Gaussian of the soft masks in cells; below 0.3 none (IGO).
+    ideal:      fields that come from the annotations instead of the network (`kdc_model.oracle.IDEAL_FIELDS`).
     """
 
     keypoints: str = "both"
@@ -44,17 +49,19 @@ class DecodingSwitches:
     landings: int = LANDINGS
     person_scores: bool = True
     igo_cells: float = 0.5
+    ideal: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.keypoints not in KEYPOINTS:
             raise ValueError(f"keypoints must be one of {', '.join(KEYPOINTS)}, got '{self.keypoints}'")
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name == "person_scores":
-                if not isinstance(value, bool):
-                    raise ValueError(f"person_scores must be true or false, got {value!r}")
-            elif field.name != "keypoints" and not (isinstance(value, (int, float)) and 0 <= value < np.inf):
-                raise ValueError(f"{field.name} must be a number from 0 on, got {value!r}")
+        if not isinstance(self.ideal, (list, tuple)) or not set(self.ideal) <= set(IDEAL_FIELDS):
+            raise ValueError(f"ideal must be a list of some of {', '.join(IDEAL_FIELDS)}, got {self.ideal!r}")
+        if not isinstance(self.person_scores, bool):
+            raise ValueError(f"person_scores must be true or false, got {self.person_scores!r}")
+        for name in ("pgo_high_variance", "pgo_low_variance", "body_heatmap", "igo_cells"):
+            value = getattr(self, name)
+            if not (isinstance(value, (int, float)) and 0 <= value < np.inf):
+                raise ValueError(f"{name} must be a number from 0 on, got {value!r}")
         if not isinstance(self.landings, int) or self.landings < 1:
             raise ValueError(f"landings must be a whole number from 1 on, got {self.landings!r}")
         if self.body_heatmap > 1:
@@ -62,12 +69,20 @@ class DecodingSwitches:
 
 
 class FieldBackend:
-    """A network in torch behind the interface of the runtimes, decoded by the reference with switches."""
+    """A network in torch behind the interface of the runtimes, decoded by the reference with switches.
+
+    With ideal fields among them, `look_at` must say which image comes next.
+    """
 
     def __init__(self, network: KDCNet, spec: ModelSpec, switches: DecodingSwitches) -> None:
         self.spec, self.name = spec, f"torch {torch.__version__}, decoded by the reference"
         self._network, self._switches = network.eval(), switches
         self._device = next(network.parameters()).device
+        self._next: tuple[ImageRecord, Letterbox] | None = None
+
+    def look_at(self, image: TruthImage) -> None:
+        """The next image's annotations."""
+        self._next = image.record, self.spec.letterbox(image.image_hw)
 
     @torch.no_grad()
     def run(self, image: np.ndarray) -> NetworkOutputs:
@@ -84,6 +99,11 @@ class FieldBackend:
             stride=self.spec.stride,
         )
         switches = self._switches
+        if switches.ideal:
+            if self._next is None:
+                raise RuntimeError("ideal fields need look_at before run")
+            record, letterbox = self._next
+            fields = with_ideal(fields, switches.ideal, record, letterbox, self.spec.disk_radius_px)
         sigmas = smoothing_sigmas(switches.pgo_high_variance, switches.pgo_low_variance)
         candidates = find_candidates(
             switched(fields, switches), self.spec.disk_radius_px, self.spec.num_candidates, sigmas, switches.landings

@@ -42,14 +42,19 @@ def heatmap_loss(logits: Tensor, batch: Batch) -> Tensor:
     return _mean((loss * valid).sum(), valid.sum())
 
 
-def offset_loss(offset: Tensor, batch: Batch, radius_px: float) -> Tensor:
-    """L1 of the KeyCentroids over the disks' cells, in units of R (KDC Eq. 4). offset (B, K, 2, h, w)."""
-    return _sparse_l1(offset, batch.disk_index, batch.disk_offset) / radius_px
+def offset_loss(offset: Tensor, batch: Batch) -> Tensor:
+    """L1 of the KeyCentroids over the disks' cells, in units of R (KDC Eq. 4). offset (B, K, 2, h, w).
+
+    Every disk counts the same, whatever its size.
+    """
+    weight = batch.disk_radius_px**-2
+    return _sparse_l1(offset, batch.disk_index, batch.disk_offset, batch.disk_radius_px, weight)
 
 
-def displacement_loss(displacement: Tensor, batch: Batch, radius_px: float) -> Tensor:
-    """L1 of the edges' far ends over disk cells with both ends labelled, in units of R. (B, E, 2, h, w)."""
-    return _sparse_l1(displacement, batch.edge_index, batch.edge_offset) / radius_px
+def displacement_loss(displacement: Tensor, batch: Batch) -> Tensor:
+    """L1 of the edges' far ends over disk cells with both ends labelled, in units of R there. (B, E, 2, h, w)."""
+    weight = torch.ones_like(batch.edge_radius_px)
+    return _sparse_l1(displacement, batch.edge_index, batch.edge_offset, batch.edge_radius_px, weight)
 
 
 def person_loss(logits: Tensor, batch: Batch) -> Tensor:
@@ -58,10 +63,11 @@ def person_loss(logits: Tensor, batch: Batch) -> Tensor:
     return _mean((loss * batch.person_valid).sum(), batch.person_valid.sum())
 
 
-def _sparse_l1(field: Tensor, index: Tensor, target: Tensor) -> Tensor:
+def _sparse_l1(field: Tensor, index: Tensor, target: Tensor, unit: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean of the L1 distances at P cells, each in its own unit (P,)."""
     b, c, row, col = index.unbind(1)
-    picked = field[b, c, :, row, col]
-    return _mean((picked - target).abs().sum(), len(target))
+    distance = (field[b, c, :, row, col] - target).abs().sum(1) / unit
+    return _mean((distance * weight).sum(), weight.sum())
 
 
 def static_losses(fields: FieldTensors, batch: Batch, centres: Tensor) -> dict[str, Tensor]:
@@ -99,15 +105,15 @@ MASK_LOSSES: dict[str, MaskLosses] = {
 
 
 def all_losses(
-    fields: FieldTensors, batch: Batch, stride: int, radius_px: float, mask_mode: str
+    fields: FieldTensors, batch: Batch, stride: int, mask_mode: str
 ) -> dict[str, Tensor]:
     """Every term, unweighted, by the names of `LossWeights`."""
     height, width = fields.person.shape[1:]
     centres = torch.from_numpy(cell_centres_xy(height, width, stride)).to(fields.person.device)
     return {
         "heatmap": heatmap_loss(fields.heatmap, batch),
-        "offset": offset_loss(fields.offset, batch, radius_px),
-        "displacement": displacement_loss(fields.displacement, batch, radius_px),
+        "offset": offset_loss(fields.offset, batch),
+        "displacement": displacement_loss(fields.displacement, batch),
         "person": person_loss(fields.person, batch),
         **MASK_LOSSES[mask_mode](fields, batch, centres),
     }

@@ -3,11 +3,14 @@
 fields:    every field is ideal: what is lost is lost by targets, candidates and decoding.
 keypoints: ideal keypoints, the network's mask fields: what the masks alone cost.
 masks:     the network's keypoints, ideal mask fields: what the keypoints alone cost.
+
+`with_ideal` replaces single fields, which tells which of the network's outputs the error comes from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,6 +18,7 @@ from kdc_core.backends.base import Backend, NetworkOutputs
 from kdc_core.decode.candidates import find_candidates
 from kdc_core.decode.masks import MaskFields
 from kdc_core.encode import encode, ideal_fields
+from kdc_core.fields import Fields
 from kdc_core.geometry import Letterbox
 from kdc_core.pipeline import Pipeline
 from kdc_model.data.augment import Warp, ground_truth
@@ -22,6 +26,7 @@ from kdc_model.data.coco import ImageRecord
 from kdc_model.evaluate import TruthImage
 
 ORACLES = ("fields", "keypoints", "masks")
+IDEAL_FIELDS = ("heatmap", "offset", "displacement", "person", "embedding")
 
 
 class OracleBackend:
@@ -51,9 +56,8 @@ class OracleBackend:
             raise RuntimeError(f"announced for an input of {letterbox.input_hw}, got {image.shape[:2]}")
         spec = self.spec
         truth = ground_truth(record, _warp(letterbox))
-        fields = ideal_fields(
-            encode(truth, spec.stride, spec.disk_radius_px), spec.stride, bank=spec.mask_mode == "bank"
-        )
+        targets = encode(truth, spec.stride, spec.disk_radius_px)
+        fields = ideal_fields(targets, spec.stride, bank=spec.mask_mode == "bank")
         candidates = find_candidates(fields, spec.disk_radius_px, spec.num_candidates)
         masks = MaskFields(fields.person, fields.embedding, fields.sigma, spec.stride)
         if self._oracle == "fields":
@@ -77,6 +81,38 @@ def with_oracle(pipeline: Pipeline, oracle: str) -> tuple[Pipeline, Callable[[Tr
     wrapped = Pipeline(backend, pipeline.options)
     wrapped.spec = pipeline.spec
     return wrapped, lambda image: backend.look_at(image.record, wrapped.spec.letterbox(image.image_hw))
+
+
+def with_ideal(
+    fields: Fields, names: Sequence[str], record: ImageRecord, letterbox: Letterbox, radius_px: float
+) -> Fields:
+    """A network's fields with some of IDEAL_FIELDS taken from the annotations, as far as these tell.
+
+    The heatmap stays the network's in ignored regions, offsets and displacements outside their disks, the person field
+    where masks are missing, the embedding (MaskCentroid, with its sigma) outside the annotated people.
+    """
+    targets = encode(ground_truth(record, _warp(letterbox)), fields.stride, radius_px)
+    bank = fields.embedding.shape[0] > 2
+    ideal = ideal_fields(targets, fields.stride, bank)
+    changed: dict[str, np.ndarray] = {}
+    if "heatmap" in names:
+        known = (targets.heatmap_valid & targets.annotated_types[:, None, None]) | (ideal.heatmap > 0)
+        changed["heatmap"] = np.where(known, ideal.heatmap, fields.heatmap)
+    if "offset" in names:
+        kind, row, col = targets.disk_index.T
+        changed["offset"] = fields.offset.copy()
+        changed["offset"][kind, :, row, col] = targets.disk_offset
+    if "displacement" in names:
+        edge, row, col = targets.edge_index.T
+        changed["displacement"] = fields.displacement.copy()
+        changed["displacement"][edge, :, row, col] = targets.edge_offset
+    if "person" in names:
+        changed["person"] = np.where(targets.person_valid, ideal.person, fields.person)
+    if "embedding" in names:
+        inside = (targets.instance > 0) & np.isfinite(ideal.embedding).all(0)
+        changed["embedding"] = np.where(inside, ideal.embedding, fields.embedding)
+        changed["sigma"] = np.where(inside, ideal.sigma, fields.sigma)
+    return dataclasses.replace(fields, **changed)
 
 
 def _warp(letterbox: Letterbox) -> Warp:

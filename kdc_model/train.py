@@ -78,7 +78,7 @@ class Trainer:
             training_records(config),
             config.input_size,
             config.stride,
-            config.disk_radius_px,
+            config.disk_radius(),
             WarpRange(config.long_side, config.scale_range, config.rotation_deg, config.flip),
             config.colour,
             config.seed,
@@ -193,7 +193,7 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             fields = self._model(images)
         fields = type(fields)(*(f.float() for f in fields))
-        terms = all_losses(fields, batch, config.stride, config.disk_radius_px, config.mask_mode)
+        terms = all_losses(fields, batch, config.stride, config.mask_mode)
         for name, value in terms.items():
             if not torch.isfinite(value):
                 raise NonFiniteLoss(f"the loss term '{name}' is {value.item()} at step {self.step}")

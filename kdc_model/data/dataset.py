@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from kdc_core.encode import GroundTruth, Targets, encode
+from kdc_core.encode import DiskRadius, GroundTruth, Targets, encode
 from kdc_core.images import read_rgb
 from kdc_model.data.augment import WarpRange, ground_truth, plain_warp, random_colour, random_warp
 from kdc_model.data.coco import AnnotationError, ImageRecord
@@ -64,7 +64,7 @@ class PeopleDataset(Dataset[Sample]):
         records: Sequence[ImageRecord],
         input_size: int,
         stride: int,
-        radius_px: float,
+        radius: float | DiskRadius,
         ranges: WarpRange | None = None,
         colour: float = 0.0,
         seed: int = 0,
@@ -74,7 +74,7 @@ class PeopleDataset(Dataset[Sample]):
         self.mixing = mixing or Mixing()
         self._donors = [i for i, record in enumerate(self.records) if _has_pasteable(record)]
         self.input_hw = (input_size, input_size)
-        self.stride, self.radius_px = stride, radius_px
+        self.stride, self.radius = stride, radius
         self.ranges, self.colour, self.seed = ranges, colour, seed
         self.epoch = 0
 
@@ -88,7 +88,7 @@ class PeopleDataset(Dataset[Sample]):
             image, truth = warp.image(read_image(record)), ground_truth(record, warp)
         else:
             image, truth = self._augmented(index, np.random.default_rng((self.seed, self.epoch, index)))
-        return image, encode(truth, self.stride, self.radius_px)
+        return image, encode(truth, self.stride, self.radius)
 
     def _augmented(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, GroundTruth]:
         mixing = self.mixing
@@ -186,8 +186,8 @@ class Batch:
     """B samples. Sparse targets carry the sample's number in front of their index.
 
     images:       uint8 (B, 3, H, W).
-    disk_index:   int64 (P, 4): sample, keypoint type, row, column;  disk_offset float32 (P, 2).
-    edge_index:   int64 (Q, 4): sample, directed edge, row, column;  edge_offset float32 (Q, 2).
+    disk_index:   int64 (P, 4): sample, keypoint type, row, column;  disk_offset float32 (P, 2);  disk_radius_px (P,).
+    edge_index:   int64 (Q, 4): sample, directed edge, row, column;  edge_offset float32 (Q, 2);  edge_radius_px (Q,).
     heatmap_valid, person_valid: bool (B, h, w);  person: float32 (B, h, w);  instance: int64 (B, h, w).
     annotated_types: bool (B, K): whose heatmaps say anything.
     centroids_xy: per sample float32 (N, 2);  keypoints_xy: float32 (N, K, 2);  labelled: bool (N, K).
@@ -196,8 +196,10 @@ class Batch:
     images: Tensor
     disk_index: Tensor
     disk_offset: Tensor
+    disk_radius_px: Tensor
     edge_index: Tensor
     edge_offset: Tensor
+    edge_radius_px: Tensor
     heatmap_valid: Tensor
     annotated_types: Tensor
     person: Tensor
@@ -240,8 +242,10 @@ def collate(samples: Sequence[Sample]) -> Batch:
         images=torch.from_numpy(np.ascontiguousarray(images)),
         disk_index=sparse("disk_index"),
         disk_offset=joined("disk_offset"),
+        disk_radius_px=joined("disk_radius_px"),
         edge_index=sparse("edge_index"),
         edge_offset=joined("edge_offset"),
+        edge_radius_px=joined("edge_radius_px"),
         heatmap_valid=dense("heatmap_valid"),
         annotated_types=dense("annotated_types"),
         person=dense("person"),

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdc_core.encode import EDGES_FROM, GroundTruth, Targets, encode, ideal_fields
+from kdc_core.encode import EDGES_FROM, DiskRadius, GroundTruth, Targets, encode, ideal_fields
 from kdc_core.geometry import cell_centres_xy
 from kdc_core.skeleton import DIRECTED_EDGES, KEYPOINT_INDEX, NUM_KEYPOINTS
 
@@ -203,3 +203,43 @@ def test_ideal_fields_point_home(bank):
         for channel, goal in goals:
             np.testing.assert_allclose(votes[channel].T, np.broadcast_to(goal, (inside.sum(), 2)), atol=1e-3)
         assert (fields.sigma[inside] >= 4).all()
+
+
+def test_disks_by_tolerance_grow_with_person_and_joint_within_their_limits():
+    # sigma of the nose 0.026, of the hips 0.107; kappa = 2 sigma * size.
+    radii = DiskRadius(8.0, 20.0, 1.25).of(np.array([10.0, 200.0, 1000.0], np.float32))
+    hip = KEYPOINT_INDEX["left_hip"]
+    assert radii.shape == (3, NUM_KEYPOINTS) and radii.dtype == np.float32
+    assert radii[0].tolist() == [8.0] * NUM_KEYPOINTS
+    assert radii[1, NOSE] == pytest.approx(1.25 * 2 * 0.026 * 200) and radii[1, hip] == 20.0
+    assert radii[2].tolist() == [20.0] * NUM_KEYPOINTS
+    assert DiskRadius(9.0, 9.0).of(np.array([5.0, 500.0])).tolist() == [[9.0] * NUM_KEYPOINTS] * 2
+
+
+def test_size_of_a_person_is_that_of_its_keypoints_and_mask_in_view():
+    instance = np.zeros((128, 128), np.uint16)
+    instance[8:120, 40:80] = 1  # 112 x 40 pixels, which are whole cells
+    made = truth([{NOSE: (60.0, 20.0), LEFT: (90.0, 40.0)}, {NOSE: (10.0, 10.0)}], (128, 128), instance=instance)
+    targets = encode(made, 4, DiskRadius(3.0, 40.0, 1.25))
+    radius = dict(zip(map(tuple, targets.disk_index.tolist()), targets.disk_radius_px.tolist()))
+    size = np.sqrt(0.53 * 112 * (90 - 40))
+    # Cell (5, 15) is centred on (61.5, 21.5), cell (10, 22) on (89.5, 41.5); who is a single point has the least disk.
+    assert radius[NOSE, 5, 15] == pytest.approx(1.25 * 2 * 0.026 * size, rel=1e-5)
+    assert radius[LEFT, 10, 22] == pytest.approx(1.25 * 2 * 0.079 * size, rel=1e-5)
+    assert radius[NOSE, 2, 2] == 3.0
+    # An edge is measured by the disk it should land in.
+    landing = targets.edge_radius_px[targets.edge_index[:, 0] == DIRECTED_EDGES.index((NOSE, LEFT))]
+    assert set(landing.tolist()) == {radius[LEFT, 10, 22]}
+    cells = disk_cells(targets, LEFT)
+    centres = cell_centres_xy(32, 32, 4)
+    inside = np.hypot(centres[0] - 90, centres[1] - 40) <= radius[LEFT, 10, 22]
+    assert set(cells) == set(map(tuple, np.argwhere(inside).tolist()))
+
+
+def test_a_number_is_the_same_radius_for_all():
+    instance = np.zeros((64, 96), np.uint16)
+    instance[0:64, 0:90] = 1
+    made = truth([{NOSE: (40.0, 30.0), EYE: (60.0, 20.0)}], instance=instance)
+    plain, wrapped = encode(made, 4, 8.0), encode(made, 4, DiskRadius(8.0, 8.0))
+    assert plain.disk_index.tolist() == wrapped.disk_index.tolist()
+    assert set(plain.disk_radius_px) == set(plain.edge_radius_px) == {8.0}

@@ -74,7 +74,7 @@ def ideal(batch: Batch, *truths: GroundTruth, mask_mode: str) -> FieldTensors:
 
 
 def losses(fields: FieldTensors, batch: Batch, mask_mode: str = "embedding") -> dict[str, torch.Tensor]:
-    return all_losses(fields, batch, STRIDE, RADIUS, mask_mode)
+    return all_losses(fields, batch, STRIDE, mask_mode)
 
 
 def gradient(loss: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:

@@ -12,10 +12,12 @@ import yaml
 from kdc_cli.main import main
 from kdc_core.fields import Fields
 from kdc_core.skeleton import NUM_DIRECTED_EDGES, NUM_KEYPOINTS
-from kdc_model.ablation import AblationPlan, run_plan, table
+from kdc_model.ablation import AblationPlan, decoded_scores, run_plan, table
 from kdc_model.config import ConfigError, TrainConfig
+from kdc_model.evaluate import load_truth
 from kdc_model.field_decoding import DecodingSwitches, FieldBackend, switched
 from kdc_model.network import KDCNet
+from kdc_model.oracle import IDEAL_FIELDS
 from kdc_model.torch_backend import TorchBackend, model_spec
 
 
@@ -52,7 +54,7 @@ def test_the_switches_change_what_they_say():
     "change",
     [
         {"keypoints": "all"}, {"body_heatmap": 1.5}, {"igo_cells": -1}, {"igo_cells": "x"}, {"landings": 0},
-        {"landings": 1.5}, {"person_scores": 1},
+        {"landings": 1.5}, {"person_scores": 1}, {"ideal": ["mask"]}, {"ideal": "heatmap"},
     ],
 )  # fmt: skip
 def test_impossible_switches_are_refused(change):
@@ -80,6 +82,21 @@ def test_without_switches_it_is_what_the_exported_graph_finds(config):
     same = np.abs(ours.candidates.points[:, 0] - graph.candidates.points[:, 0]).max(1) < 1e-3
     assert same.mean() > 0.8
     np.testing.assert_allclose(ours.masks.embedding, graph.masks.embedding, atol=1e-4)
+
+
+def test_ideal_fields_come_from_the_image_that_was_announced(config, made_folder):
+    torch.manual_seed(0)
+    network = KDCNet(config.network()).eval()
+    spec = model_spec(network, config)
+    truth = load_truth(made_folder / "annotations.json", made_folder / "images")
+    everything = DecodingSwitches(ideal=IDEAL_FIELDS)
+    with pytest.raises(RuntimeError, match="look_at"):
+        FieldBackend(network, spec, everything).run(np.zeros((64, 64, 3), np.uint8))
+    config = dataclasses.replace(config, long_side=256)
+    untrained = decoded_scores(network, config, DecodingSwitches(), truth)
+    ideal = decoded_scores(network, config, everything, truth)
+    assert untrained["keypoints.AP"] < 0.1 and untrained["person_iou"] < 0.5
+    assert ideal["keypoints.AP50"] > 0.8 and ideal["person_iou"] > 0.8
 
 
 def write_plan(folder: Path, config: TrainConfig, **plan) -> Path:
@@ -139,5 +156,7 @@ def test_the_plans_that_come_along_are_sound():
     root = Path(__file__).parents[2] / "configs" / "ablations"
     decoding = AblationPlan.load(root / "decoding.yaml")
     assert decoding.model is not None and decoding.model.is_file() and "BHM 0.4" in decoding.decoding
+    oracles = AblationPlan.load(root / "oracles.yaml")
+    assert {name for variant in oracles.decoding.values() for name in variant.ideal} == set(IDEAL_FIELDS)
     training = AblationPlan.load(root / "training.yaml")
     assert training.training["R 8"].disk_radius_px == 8 and len(training.seeds) == 3

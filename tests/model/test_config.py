@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kdc_core.encode import DiskRadius
 from kdc_model.config import ConfigError, TrainConfig
 from kdc_model.network import NetworkConfig
 
@@ -101,6 +102,11 @@ def test_shipped_configurations_are_valid(repository):
         ({"scale_range": [0, 1]}, "scale_range"),
         ({"scale_range": [1]}, "scale_range"),
         ({"scale_range": [1, 2, 3]}, "scale_range"),
+        ({"scale_range": [0, 0]}, "scale_range"),
+        ({"disk_radius_range": [9, 8]}, "disk_radius_range"),
+        ({"disk_radius_range": [0, 8]}, "disk_radius_range"),
+        ({"disk_radius_range": [8]}, "disk_radius_range"),
+        ({"disk_kappas": -1}, "disk_kappas"),
         ({"mask_mode": "boxes"}, "mask_mode"),
         ({"trunk": "vgg"}, "trunk"),
         ({"stride": 3}, "stride"),
@@ -147,3 +153,10 @@ def test_network_and_weights_come_from_the_keys():
     assert config.loss_weights()["person"] == 7.0
     # Every choice of the network's is a key.
     assert {f.name for f in dataclasses.fields(NetworkConfig)} <= set(config.to_dict())
+
+
+def test_disks_are_of_one_radius_unless_a_range_is_given():
+    fixed = TrainConfig(("a.json",), ("a",), disk_radius_px=12.0)
+    assert fixed.disk_radius() == 12.0
+    ranged = dataclasses.replace(fixed, disk_radius_range=(8.0, 20.0), disk_kappas=1.5)
+    assert ranged.disk_radius() == DiskRadius(8.0, 20.0, 1.5)

@@ -81,6 +81,23 @@ def test_displacement_is_l1_where_both_ends_are_labelled():
     assert moved.sum() == 2  # nose to left eye, and back
 
 
+def test_every_disk_counts_alike_in_its_own_radius():
+    small, large = 6.0, 14.0
+    batch = batch_of(TWO)
+    cells = batch.disk_offset
+    left = batch.disk_index[:, 3] < CELLS // 2
+    batch.disk_radius_px = torch.where(left, small, large)
+    far = batch.edge_index[:, 3] < CELLS // 2
+    batch.edge_radius_px = torch.where(far, small, large)
+    terms = losses(fields_of(batch), batch)
+    l1 = cells.abs().sum(1)
+    weight = torch.where(left, small**-2, large**-2)
+    expected = (l1 * weight * torch.where(left, 1 / small, 1 / large)).sum() / weight.sum()
+    assert terms["offset"].item() == pytest.approx(expected.item(), rel=1e-5)
+    edges = batch.edge_offset.abs().sum(1) * torch.where(far, 1 / small, 1 / large)
+    assert terms["displacement"].item() == pytest.approx(edges.mean().item(), rel=1e-5)
+
+
 def test_missing_keypoint_adds_no_loss_and_no_gradient():
     # The same person with and without its eye; the poison in the missing one's place must not come out.
     both, without = batch_of(ONE), batch_of(truth([{NOSE: (20.0, 20.0)}], [np.s_[8:40, 8:32]]))

@@ -1,18 +1,23 @@
 """Ground truth in place of the network: a perfect network scores highly, and each part is taken from the right one."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from kdc_core.backends.base import NetworkOutputs
 from kdc_core.decode.candidates import Candidates
+from kdc_core.encode import encode, ideal_fields
+from kdc_core.fields import Fields
 from kdc_core.decode.masks import MaskFields
 from kdc_core.geometry import Letterbox
 from kdc_core.pipeline import Pipeline, PipelineOptions
-from kdc_core.skeleton import NUM_KEYPOINTS
+from kdc_core.skeleton import NUM_DIRECTED_EDGES, NUM_KEYPOINTS
 from kdc_core.spec import ModelSpec
+from kdc_model.data.augment import ground_truth, plain_warp
 from kdc_model.data.scenes import write_dataset
 from kdc_model.evaluate import evaluate, load_truth
-from kdc_model.oracle import OracleBackend, with_oracle
+from kdc_model.oracle import IDEAL_FIELDS, OracleBackend, with_ideal, with_oracle
 
 
 class Blind:
@@ -71,3 +76,59 @@ def test_the_image_must_be_the_announced_one(truth):
         OracleBackend(Blind(), "all")
     backend.close()
     assert backend._network.closed
+
+
+def wrong_fields(height: int, width: int) -> Fields:
+    """What no annotation says, anywhere."""
+
+    def all_of(value: float, *channels: int) -> np.ndarray:
+        return np.full((*channels, height, width), value, np.float32)
+
+    return Fields(
+        heatmap=all_of(0.3, NUM_KEYPOINTS),
+        offset=all_of(500.0, NUM_KEYPOINTS, 2),
+        displacement=all_of(500.0, NUM_DIRECTED_EDGES, 2),
+        person=all_of(0.3),
+        embedding=all_of(500.0, 2),
+        sigma=all_of(500.0),
+        stride=4,
+    )
+
+
+@pytest.mark.parametrize("name", IDEAL_FIELDS)
+def test_one_ideal_field_replaces_that_field_where_the_annotations_tell(truth, name):
+    image = truth[0]
+    letterbox = Letterbox.fit(image.image_hw, (256, 320))
+    fields = wrong_fields(64, 80)
+    mixed = with_ideal(fields, [name], image.record, letterbox, 12.0)
+    targets = encode(ground_truth(image.record, plain_warp(image.record, (256, 320))), 4, 12.0)
+    ideal = ideal_fields(targets, 4)
+    changed = {n for n in vars(fields) if getattr(mixed, n) is not getattr(fields, n)}
+    assert changed == ({name, "sigma"} if name == "embedding" else {name})
+    new, true, old = (getattr(f, name) for f in (mixed, ideal, fields))
+    if name == "heatmap":
+        assert targets.heatmap_valid.all() and np.array_equal(new, true)
+    elif name == "person":
+        assert targets.person_valid.all() and np.array_equal(new, true)
+    else:
+        told = new != old
+        assert told.any() and not told.all() and np.array_equal(new[told], true[told])
+        where = {"offset": targets.disk_index, "displacement": targets.edge_index}.get(name)
+        if where is not None:
+            assert told[where[:, 0], :, where[:, 1], where[:, 2]].all() and told.sum() == 2 * len(where)
+        else:
+            assert np.array_equal(told[0], targets.instance > 0)
+
+
+def test_nothing_is_replaced_where_nobody_knows(truth):
+    record = truth[0].record
+    crowd = dataclasses.replace(
+        record, persons=tuple(dataclasses.replace(p, ignore=True, segmentation=None) for p in record.persons)
+    )
+    letterbox = Letterbox.fit(truth[0].image_hw, (256, 320))
+    mixed = with_ideal(wrong_fields(64, 80), IDEAL_FIELDS, crowd, letterbox, 12.0)
+    x, y, w, h = (crowd.persons[0].box_xywh[i] * 320 / record.width for i in range(4))
+    row, col = int((y + h / 2) / 4), int((x + w / 2) / 4)
+    assert (mixed.heatmap[:, row, col] == np.float32(0.3)).all() and mixed.person[row, col] == np.float32(0.3)
+    assert (mixed.offset == 500).all() and (mixed.displacement == 500).all() and (mixed.embedding == 500).all()
+    assert (mixed.heatmap == 0).any() and (mixed.person == 0).any()

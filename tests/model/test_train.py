@@ -252,7 +252,7 @@ def test_a_few_dozen_steps_on_one_scene_lower_every_term(config, tmp_path, mask_
     history = [trainer._train_step(batch) for _ in range(45)]
     fields = trainer.network.eval()(batch.images.float())
     assert all(torch.isfinite(f).all() for f in fields)
-    terms = all_losses(fields, batch, config.stride, config.disk_radius_px, mask_mode)
+    terms = all_losses(fields, batch, config.stride, mask_mode)
     assert set(terms) == set(history[0]) - {"total"}
     for name in history[0]:
         first, last = history[0][name], np.mean([h[name] for h in history[-5:]])
