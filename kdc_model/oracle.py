@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -94,7 +95,7 @@ def with_ideal(
     targets = encode(ground_truth(record, _warp(letterbox)), fields.stride, radius_px)
     bank = fields.embedding.shape[0] > 2
     ideal = ideal_fields(targets, fields.stride, bank)
-    changed: dict[str, np.ndarray] = {}
+    changed: dict[str, Any] = {}
     if "heatmap" in names:
         known = (targets.heatmap_valid & targets.annotated_types[:, None, None]) | (ideal.heatmap > 0)
         changed["heatmap"] = np.where(known, ideal.heatmap, fields.heatmap)

@@ -7,9 +7,9 @@ import pytest
 
 from kdc_core.backends.base import NetworkOutputs
 from kdc_core.decode.candidates import Candidates
+from kdc_core.decode.masks import MaskFields
 from kdc_core.encode import encode, ideal_fields
 from kdc_core.fields import Fields
-from kdc_core.decode.masks import MaskFields
 from kdc_core.geometry import Letterbox
 from kdc_core.pipeline import Pipeline, PipelineOptions
 from kdc_core.skeleton import NUM_DIRECTED_EDGES, NUM_KEYPOINTS
