@@ -22,7 +22,7 @@ a plan:
   decoding:
     heatmap only: {keypoints: heatmap}
   training:
-    R 8: {disk_radius_px: 8}
+    R 8: {disk_radius_px: 8, disk_radius_range: [0, 0]}
 """
 
 

@@ -18,6 +18,7 @@ from kdc_core.skeleton import (
     NUM_DIRECTED_EDGES,
     NUM_KEYPOINTS,
     OKS_SIGMAS,
+    PERSON_AREA_SHARE,
 )
 
 # Directed edges leaving each keypoint type.
@@ -25,8 +26,6 @@ EDGES_FROM: tuple[tuple[int, ...], ...] = tuple(
     tuple(e for e, (a, _) in enumerate(DIRECTED_EDGES) if a == k) for k in range(NUM_KEYPOINTS)
 )
 _FAR_END = np.array([b for _, b in DIRECTED_EDGES])
-# A person's area as a share of its box (CrowdPose's rule where there is no mask).
-_AREA_OF_BOX = 0.53
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ def _sizes_px(truth: GroundTruth, instance: np.ndarray, stride: int) -> np.ndarr
     np.minimum.at(low, person, np.stack([col, row], 1) * stride)
     np.maximum.at(high, person, np.stack([col + 1, row + 1], 1) * stride)
     extent = np.where(np.isfinite(low), high - low, 0.0)
-    return np.sqrt(_AREA_OF_BOX * extent.prod(1)).astype(np.float32)
+    return np.sqrt(PERSON_AREA_SHARE * extent.prod(1)).astype(np.float32)
 
 
 def _disk_owners(truth: GroundTruth, centres: np.ndarray, stride: int, radii_px: np.ndarray) -> np.ndarray:

@@ -35,6 +35,9 @@ OKS_SIGMAS = (
     np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89], np.float32) / 1000.0
 )
 
+# A person's area as a share of its box, where there is no mask (CrowdPose's evaluation).
+PERSON_AREA_SHARE = 0.53
+
 # Index of each keypoint's mirror image.
 FLIP_INDEX: tuple[int, ...] = tuple(
     KEYPOINT_INDEX[

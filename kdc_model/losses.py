@@ -104,9 +104,7 @@ MASK_LOSSES: dict[str, MaskLosses] = {
 }
 
 
-def all_losses(
-    fields: FieldTensors, batch: Batch, stride: int, mask_mode: str
-) -> dict[str, Tensor]:
+def all_losses(fields: FieldTensors, batch: Batch, stride: int, mask_mode: str) -> dict[str, Tensor]:
     """Every term, unweighted, by the names of `LossWeights`."""
     height, width = fields.person.shape[1:]
     centres = torch.from_numpy(cell_centres_xy(height, width, stride)).to(fields.person.device)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from kdc_core.coco_scores import complete_annotation
-from kdc_core.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, OKS_SIGMAS
+from kdc_core.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, OKS_SIGMAS, PERSON_AREA_SHARE
 
 CROWDPOSE_NAMES = (
     "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip",
@@ -78,7 +78,7 @@ def _ochuman_annotation(annotation: dict[str, Any]) -> dict[str, Any]:
 
 def _crowdpose_annotation(annotation: dict[str, Any]) -> dict[str, Any]:
     _, _, width, height = annotation["bbox"]
-    return complete_annotation({**annotation, "area": 0.53 * width * height}, len(CROWDPOSE_NAMES))
+    return complete_annotation({**annotation, "area": PERSON_AREA_SHARE * width * height}, len(CROWDPOSE_NAMES))
 
 
 def _crowding(low: float, high: float) -> Callable[[dict[str, Any]], bool]:

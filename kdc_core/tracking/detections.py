@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kdc_core.skeleton import PERSON_AREA_SHARE
 from kdc_core.tracking.similarity import mask_grids
 from kdc_core.types import People
 
 COORDINATE_LIMIT = 1e6  # px; whatever lies beyond is no place in an image
-PERSON_AREA_SHARE = 0.53  # of a person's box, as CrowdPose's evaluation takes it
 
 
 @dataclass(frozen=True)

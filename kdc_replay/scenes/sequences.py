@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kdc_core.skeleton import NUM_KEYPOINTS, OKS_SIGMAS
+from kdc_core.skeleton import NUM_KEYPOINTS, OKS_SIGMAS, PERSON_AREA_SHARE
 from kdc_core.types import People
 from kdc_replay.scenes.walkers import IMAGE_HW, Seen, Walker, look
 
@@ -107,7 +107,7 @@ def detect(
 def _pose(
     seen: Seen, i: int, front: np.ndarray, detector: Detector, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    size = np.sqrt(0.53 * np.prod(seen.boxes[i, 2:] - seen.boxes[i, :2]))
+    size = np.sqrt(PERSON_AREA_SHARE * np.prod(seen.boxes[i, 2:] - seen.boxes[i, :2]))
     noise = rng.normal(size=(NUM_KEYPOINTS, 2)) * (detector.jitter * 2 * OKS_SIGMAS * size)[:, None]
     xy = seen.xy[i] + noise
     scores = np.clip(rng.normal(0.85, 0.08, NUM_KEYPOINTS), 0.3, 1.0)

@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from kdc_cli.main import main
+from kdc_core.encode import DiskRadius
 from kdc_core.fields import Fields
 from kdc_core.skeleton import NUM_DIRECTED_EDGES, NUM_KEYPOINTS
 from kdc_model.ablation import AblationPlan, decoded_scores, run_plan, table
@@ -159,4 +160,7 @@ def test_the_plans_that_come_along_are_sound():
     oracles = AblationPlan.load(root / "oracles.yaml")
     assert {name for variant in oracles.decoding.values() for name in variant.ideal} == set(IDEAL_FIELDS)
     training = AblationPlan.load(root / "training.yaml")
-    assert training.training["R 8"].disk_radius_px == 8 and len(training.seeds) == 3
+    assert len(training.seeds) == 3 and training.config.disk_radius() == DiskRadius(8.0, 20.0)
+    # A radius beside the base's range would change nothing.
+    assert [training.training[f"R {r}"].disk_radius() for r in (8, 16, 32)] == [8, 16, 32]
+    assert all(variant != training.config for variant in training.training.values())
