@@ -9,7 +9,9 @@ from typing import Any
 _DESCRIPTION = """\
 Compare variants of decoding and of training, listed in one YAML file, on the same photos; training variants
 with several seeds. OUT receives every run, ablation.json and ablation.md (means, ranges, changes from the
-base). Interrupted, the same command goes on. Needs PyTorch: pip install -e '.[train]'"""
+base). Interrupted, the same command goes on. Several processes or machines can share the work by seeds:
+each runs --seeds of its own, and at the end the command without --seeds makes the table. Needs PyTorch:
+pip install -e '.[train]'"""
 
 _EPILOG = """\
 example:
@@ -17,6 +19,7 @@ example:
 
 a plan:
   config: mobile_photos.yaml            # the base, with val_annotations
+  common: {epochs: 2}                   # changes of the configuration for everyone
   model: ../weights/kdc_mobile.onnx     # left out: the base is trained too
   seeds: [0, 1, 2]
   decoding:
@@ -33,6 +36,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("--plan", required=True, type=Path, metavar="FILE.yaml", help="what to compare")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder of all runs")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", metavar="N", help="only these of the plan's seeds (default: all)"
+    )
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda ... (default: a GPU where there is one)")
     return parser
 
@@ -43,5 +49,8 @@ def run(args: argparse.Namespace) -> None:
         raise FileNotFoundError(f"no plan at {args.plan}")
     from kdc_model.ablation import AblationPlan, run_plan, table
 
-    print(table(run_plan(AblationPlan.load(args.plan), args.out, args.device)))
+    plan = AblationPlan.load(args.plan)
+    if args.seeds:
+        plan = plan.only(args.seeds)
+    print(table(run_plan(plan, args.out, args.device)))
     print(f"the table is {args.out / 'ablation.md'}")

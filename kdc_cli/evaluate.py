@@ -56,9 +56,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--oracle",
-        choices=("fields", "keypoints", "masks"),
+        choices=("fields", "keypoints", "masks", "scores"),
         help="take these from the annotations instead of the network, to tell its errors from the decoder's: all "
-        "fields, the keypoints (the masks are the network's) or the mask fields (the keypoints are)",
+        "fields, the keypoints (the masks are the network's), the mask fields (the keypoints are), or only the scores "
+        "by which the people found are ranked",
     )
     parser.add_argument(
         "--score-threshold",
@@ -74,6 +75,8 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate. Raises ModelLoadError, AnnotationError, FileNotFoundError, UnreadableImageError, CommandError."""
     if args.report and args.protocol == "crowdpose":
         raise CommandError("--report is for COCO's 17 keypoints: CrowdPose has others")
+    if args.oracle == "scores" and (args.report or args.protocol == "crowdpose"):
+        raise CommandError("--oracle scores ranks COCO's 17 keypoints and their masks apart: no --report, no crowdpose")
     from kdc_core.pipeline import PipelineOptions
     from kdc_model.evaluate import find_people, format_table, load_truth, score
     from kdc_model.protocols import PROTOCOLS
@@ -82,14 +85,16 @@ def run(args: argparse.Namespace) -> None:
     truth = load_truth(args.annotations, args.images, args.limit, protocol)
     pipeline = load_pipeline(args, PipelineOptions(person_threshold=args.score_threshold))
     try:
+        before, rescore = None, None
         if args.oracle:
-            from kdc_model.oracle import with_oracle
+            from kdc_model.oracle import ideal_scores, with_oracle
 
-            pipeline, before = with_oracle(pipeline, args.oracle)
-        else:
-            before = None
+            if args.oracle == "scores":
+                rescore = ideal_scores
+            else:
+                pipeline, before = with_oracle(pipeline, args.oracle)
         found = find_people(pipeline, truth, progress=True, before=before)
-        metrics = score(truth, [found], protocol)
+        metrics = score(truth, [found], protocol, rescore)
         if args.report:
             from kdc_model.evaluation_report import write_report
 

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,8 @@ METRICS = ("keypoints.AP", "keypoints.AP50", "segm.AP", "segm.AP50", "person_iou
 class AblationPlan:
     """What to compare.
 
-    config:   the base's training configuration, with validation photos.
+    config:   the base's training configuration, with validation photos. A plan's `common` changes keys of it for
+              the base and every variant alike (shorter trainings, for one).
     model:    a file that `kdc export` wrote, or a checkpoint, as the base of the decoding variants; None: the base is
               trained too, with every seed.
     seeds:    of the training variants.
@@ -58,10 +59,16 @@ class AblationPlan:
             data = yaml.safe_load(path.read_text())
         except yaml.YAMLError as error:
             raise ConfigError(f"{path} is not YAML: {error}") from error
-        known = {"config", "model", "seeds", "decoding", "training"}
+        known = {"config", "common", "model", "seeds", "decoding", "training"}
         if not isinstance(data, dict) or "config" not in data or set(data) - known:
             raise ConfigError(f"{path} must be a mapping with 'config' and any of {', '.join(sorted(known))}")
         config = TrainConfig.load((path.parent / str(data["config"])).resolve())
+        if not isinstance(common := data.get("common") or {}, dict):
+            raise ConfigError(f"{path}: 'common' must map keys of the configuration to values, got {common!r}")
+        try:
+            config = TrainConfig.from_dict({**config.to_dict(), **common}, path.parent.resolve())
+        except ConfigError as error:
+            raise ConfigError(f"{path}: common: {error}") from error
         if not config.val_annotations:
             raise ConfigError(f"{path}: the configuration names no val_annotations to score on")
         seeds = data.get("seeds", [config.seed])
@@ -76,11 +83,17 @@ class AblationPlan:
         training = {}
         for name, changes in _variants(path, data, "training").items():
             try:
-                training[name] = TrainConfig.from_dict({**config.to_dict(), **changes})
+                training[name] = TrainConfig.from_dict({**config.to_dict(), **changes}, path.parent.resolve())
             except ConfigError as error:
                 raise ConfigError(f"{path}: training variant '{name}': {error}") from error
         model = (path.parent / str(data["model"])).resolve() if data.get("model") else None
         return cls(config, model, tuple(seeds), decoding, training)
+
+    def only(self, seeds: Sequence[int]) -> AblationPlan:
+        """The part of the plan with these seeds. Raises ConfigError for one that is not in it."""
+        if unknown := sorted(set(seeds) - set(self.seeds)):
+            raise ConfigError(f"the plan has the seeds {_listed(self.seeds)}, not {_listed(unknown)}")
+        return dataclasses.replace(self, seeds=tuple(seeds))
 
 
 def _variants(path: Path, data: dict[str, Any], part: str) -> dict[str, dict[str, Any]]:
@@ -165,6 +178,10 @@ def _base_network(path: Path, config: TrainConfig) -> KDCNet:
         load_exported(network, path)
         return network.eval()
     return network_from_checkpoint(path)[0]
+
+
+def _listed(values: Sequence[int]) -> str:
+    return ", ".join(str(v) for v in values)
 
 
 def _folder(name: str) -> str:

@@ -108,16 +108,25 @@ def find_people(
     return Found(results, pixels, seconds)
 
 
+# Result entries as they are to be ranked, for the scores of keypoints and for those of masks.
+Rescore = Callable[[list[TruthImage], list[dict[str, Any]]], tuple[list[dict[str, Any]], list[dict[str, Any]]]]
+
+
 def score(
-    truth: list[TruthImage], parts: list[Found], protocol: Protocol = PROTOCOLS["coco"]
+    truth: list[TruthImage],
+    parts: list[Found],
+    protocol: Protocol = PROTOCOLS["coco"],
+    rescore: Rescore | None = None,
 ) -> dict[str, float]:
-    """Score what was found in the images of `truth`, however they were shared out.
+    """Score what was found in the images of `truth`, however they were shared out; with other scores, by `rescore`.
 
     Returns keypoints.AP and so on, segm.AP and so on (both -1 where nothing is annotated, as COCO has it),
     person_iou, images, and ms_per_image, the mean time of `predict` without reading the file; of the protocol's
     subsets keypoints.easy.AP and so on.
     """
-    results = [_translated(entry, protocol) for part in parts for entry in part.results]
+    found = [entry for part in parts for entry in part.results]
+    by_keypoints, by_masks = rescore(truth, found) if rescore else (found, found)
+    results = [_translated(entry, protocol) for entry in by_keypoints]
     metrics = score_keypoints(truth, results, protocol.sigmas).metrics
     out = {f"keypoints.{name}": value for name, value in metrics.items()}
     for subset, _ in protocol.subsets:
@@ -128,7 +137,7 @@ def score(
         out |= {f"keypoints.{subset}.{name}": value for name, value in metrics.items()}
         out[f"images.{subset}"] = len(images)
     if protocol.masks:
-        out |= {f"segm.{name}": value for name, value in score_masks(truth, results).metrics.items()}
+        out |= {f"segm.{name}": value for name, value in score_masks(truth, by_masks).metrics.items()}
         pixels = PersonPixels()
         for part in parts:
             pixels.intersection += part.pixels.intersection

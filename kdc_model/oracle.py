@@ -4,7 +4,8 @@ fields:    every field is ideal: what is lost is lost by targets, candidates and
 keypoints: ideal keypoints, the network's mask fields: what the masks alone cost.
 masks:     the network's keypoints, ideal mask fields: what the keypoints alone cost.
 
-`with_ideal` replaces single fields, which tells which of the network's outputs the error comes from.
+`with_ideal` replaces single fields, which tells which of the network's outputs the error comes from; `ideal_scores`
+leaves everything that was found and only ranks it by the truth.
 """
 
 from __future__ import annotations
@@ -14,14 +15,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_mask
+from scipy.optimize import linear_sum_assignment
 
 from kdc_core.backends.base import Backend, NetworkOutputs
+from kdc_core.coco_scores import annotation_mask, oks_matrix
 from kdc_core.decode.candidates import find_candidates
 from kdc_core.decode.masks import MaskFields
 from kdc_core.encode import encode, ideal_fields
 from kdc_core.fields import Fields
 from kdc_core.geometry import Letterbox
 from kdc_core.pipeline import Pipeline
+from kdc_core.rle import to_coco
+from kdc_core.skeleton import NUM_KEYPOINTS
 from kdc_model.data.augment import Warp, ground_truth
 from kdc_model.data.coco import ImageRecord
 from kdc_model.evaluate import TruthImage
@@ -114,6 +120,58 @@ def with_ideal(
         changed["embedding"] = np.where(inside, ideal.embedding, fields.embedding)
         changed["sigma"] = np.where(inside, ideal.sigma, fields.sigma)
     return dataclasses.replace(fields, **changed)
+
+
+def ideal_scores(
+    truth: Sequence[TruthImage], results: list[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Result entries scored by what they are worth: OKS with an annotated pose, and IoU with an annotated mask.
+
+    Every annotation is shared out once, so that the sum is largest; what gets none scores 0. The distance to the
+    scores of the entries as they are is what the order costs.
+    """
+    of_image: dict[int, list[int]] = {image.image_id: [] for image in truth}
+    for place, entry in enumerate(results):
+        of_image[entry["image_id"]].append(place)
+    oks, iou = np.zeros(len(results)), np.zeros(len(results))
+    for image in truth:
+        places = of_image[image.image_id]
+        entries = [results[place] for place in places]
+        oks[places] = _shared_out(_oks(image, entries))
+        iou[places] = _shared_out(_iou(image, entries))
+    return (
+        [{**entry, "score": float(value)} for entry, value in zip(results, oks)],
+        [{**entry, "score": float(value)} for entry, value in zip(results, iou)],
+    )
+
+
+def _shared_out(similarity: np.ndarray) -> np.ndarray:
+    """Of each of N entries, its similarity to the one of M annotations that it gets, (N,), from (M, N)."""
+    out = np.zeros(similarity.shape[1])
+    rows, columns = linear_sum_assignment(similarity, maximize=True)
+    out[columns] = similarity[rows, columns]
+    return out
+
+
+def _oks(image: TruthImage, entries: list[dict[str, Any]]) -> np.ndarray:
+    """OKS of an image's annotated poses with entries, (M, N)."""
+    posed = [a for a in image.annotations if a["num_keypoints"] and not a["iscrowd"]]
+    keypoints = np.array([a["keypoints"] for a in posed], np.float64).reshape(-1, NUM_KEYPOINTS, 3)
+    found = np.array([e["keypoints"] for e in entries], np.float64).reshape(-1, NUM_KEYPOINTS, 3)
+    if not posed or not entries:
+        return np.zeros((len(posed), len(entries)))
+    return oks_matrix(keypoints, np.array([a["area"] for a in posed]), found[..., :2])
+
+
+def _iou(image: TruthImage, entries: list[dict[str, Any]]) -> np.ndarray:
+    """IoU of an image's annotated masks with those of entries, (M, N); 0 for an entry without one."""
+    masked = [a for a in image.annotations if a["has_mask"] and not a["iscrowd"]]
+    out = np.zeros((len(masked), len(entries)))
+    columns = [n for n, e in enumerate(entries) if e.get("segmentation") is not None]
+    if masked and columns:
+        true = [to_coco(annotation_mask(a["segmentation"], image.image_hw)) for a in masked]
+        out[:, columns] = coco_mask.iou(true, [entries[n]["segmentation"] for n in columns], [0] * len(columns))
+    return out
 
 
 def _warp(letterbox: Letterbox) -> Warp:

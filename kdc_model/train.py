@@ -59,6 +59,8 @@ class Trainer:
         if config.batch_size % (world := distributed.world_size()):
             raise ConfigError(f"batch_size {config.batch_size} must be a multiple of the {world} processes")
         out.mkdir(parents=True, exist_ok=True)
+        # Adam's moments and faint gradients decay into denormal numbers, which a CPU computes with many times slower.
+        torch.set_flush_denormal(True)
         torch.manual_seed(config.seed)  # of the network's start; samples have their own generators
         self.network = KDCNet(config.network())
         last = out / "last.pt"

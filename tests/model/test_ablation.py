@@ -128,6 +128,26 @@ def test_a_plan_is_run_once_and_becomes_a_table(config, tmp_path, capsys, monkey
         run_plan(AblationPlan.load(write_plan(tmp_path, changed, seeds=[0, 1])), out)
 
 
+def test_seeds_can_be_shared_out(config, tmp_path):
+    path = write_plan(tmp_path, config, seeds=[0, 1], common={"epochs": 2 / 7, "channels": 16})
+    plan = AblationPlan.load(path)
+    assert plan.config == dataclasses.replace(config, epochs=2 / 7, channels=16)
+    out = tmp_path / "out"
+    for seed in "10":
+        assert main(["ablate", "--plan", str(path), "--out", str(out), "--seeds", seed]) == 0
+    parts = [json.loads((out / f"training/base/seed_{seed}/scores.json").read_text()) for seed in (0, 1)]
+    assert [part["key"]["seed"] for part in parts] == [0, 1] and parts[0]["key"]["channels"] == 16
+    assert run_plan(plan, out)["training"]["base"] == [part["metrics"] for part in parts]
+    with pytest.raises(ConfigError, match="has the seeds 0, 1, not 2"):
+        plan.only([0, 2])
+
+
+def test_common_changes_reach_every_variant(config, tmp_path):
+    path = write_plan(tmp_path, config, common={"stride": 8}, training={"R 16": {"disk_radius_px": 16.0}})
+    variant = AblationPlan.load(path).training["R 16"]
+    assert variant == dataclasses.replace(config, stride=8, disk_radius_px=16.0)
+
+
 def test_the_table_has_means_ranges_and_changes():
     def run(ap):
         return {"keypoints.AP": ap, "keypoints.AP50": 0.5, "segm.AP": 0.1, "segm.AP50": 0.2, "person_iou": 0.7}
@@ -145,6 +165,8 @@ def test_the_table_has_means_ranges_and_changes():
         ({"training": {"base": {}}}, "'base' is the name"),
         ({"training": ["a"]}, "'training' must map names to changes"),
         ({"seeds": []}, "seeds must be"),
+        ({"common": {"speed": 1}}, "common: unknown keys speed"),
+        ({"common": ["a"]}, "'common' must map keys"),
         ({"more": 1}, "must be a mapping with 'config'"),
     ],
 )

@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 
 from kdc_core.backends.base import NetworkOutputs
+from kdc_core.coco_scores import PersonPixels, annotation_mask
 from kdc_core.decode.candidates import Candidates
 from kdc_core.decode.masks import MaskFields
 from kdc_core.encode import encode, ideal_fields
 from kdc_core.fields import Fields
 from kdc_core.geometry import Letterbox
 from kdc_core.pipeline import Pipeline, PipelineOptions
+from kdc_core.rle import to_coco
 from kdc_core.skeleton import NUM_DIRECTED_EDGES, NUM_KEYPOINTS
 from kdc_core.spec import ModelSpec
 from kdc_model.data.augment import ground_truth, plain_warp
 from kdc_model.data.scenes import write_dataset
-from kdc_model.evaluate import evaluate, load_truth
-from kdc_model.oracle import IDEAL_FIELDS, OracleBackend, with_ideal, with_oracle
+from kdc_model.evaluate import Found, TruthImage, evaluate, load_truth, score
+from kdc_model.oracle import IDEAL_FIELDS, OracleBackend, ideal_scores, with_ideal, with_oracle
 
 
 class Blind:
@@ -132,3 +134,42 @@ def test_nothing_is_replaced_where_nobody_knows(truth):
     assert (mixed.heatmap[:, row, col] == np.float32(0.3)).all() and mixed.person[row, col] == np.float32(0.3)
     assert (mixed.offset == 500).all() and (mixed.displacement == 500).all() and (mixed.embedding == 500).all()
     assert (mixed.heatmap == 0).any() and (mixed.person == 0).any()
+
+
+def entry(image: TruthImage, score: float, shift_px: float = 0.0, person: int = 0, mask: bool = True) -> dict:
+    """An annotated person as a result, its pose moved; with the whole image's left half for a mask, or none."""
+    annotation = image.annotations[person]
+    keypoints = np.array(annotation["keypoints"], float).reshape(-1, 3) + [shift_px, 0, 0]
+    left = np.zeros(image.image_hw, bool)
+    left[:, : image.image_hw[1] // 2] = True
+    out = {"image_id": image.image_id, "category_id": 1, "keypoints": keypoints.ravel().tolist(), "score": score}
+    return out | ({"segmentation": to_coco(left), "bbox": [0, 0, 1, 1]} if mask else {})
+
+
+def test_ideal_scores_rank_by_the_truth_and_change_nothing_else(truth):
+    image = truth[0]
+    area = image.annotations[0]["area"]
+    shift = 0.3 * np.sqrt(area)
+    results = [entry(image, 0.9, shift, mask=False), entry(image, 0.8, 40 * shift), entry(image, 0.1)]
+    by_oks, by_iou = ideal_scores([image], results)
+    # One annotated person is worth one result: the exact one, though the nearer of the others is not far.
+    assert [e["score"] for e in by_oks] == [0, pytest.approx(0, abs=1e-6), 1]
+    persons = [annotation_mask(a["segmentation"], image.image_hw) for a in image.annotations]
+    left = np.arange(image.image_hw[1])[None] < image.image_hw[1] // 2
+    iou = sorted((person & left).sum() / (person | left).sum() for person in persons)[::-1]
+    # Two results have the same mask; every annotation is shared out once.
+    expected = sorted([0.0, iou[0], iou[1] if len(persons) > 1 else 0.0])
+    assert sorted(e["score"] for e in by_iou) == pytest.approx(expected, abs=1e-6) and by_iou[0]["score"] == 0
+    for entries in (by_oks, by_iou):
+        assert [{**e, "score": r["score"]} for e, r in zip(entries, results)] == results
+
+
+def test_ideal_scores_lift_what_the_order_cost(truth):
+    alone = [dataclasses.replace(image, annotations=image.annotations[:1]) for image in truth]
+    results = []
+    for image in alone:
+        results += [entry(image, 0.9, 500.0), entry(image, 0.2)]
+    found = [Found(results, PersonPixels(), 0.0)]
+    assert score(alone, found)["keypoints.AP"] == pytest.approx(0.5, abs=0.01)
+    assert score(alone, found, rescore=ideal_scores)["keypoints.AP"] == pytest.approx(1)
+    assert ideal_scores(alone, []) == ([], [])
