@@ -22,7 +22,7 @@ _ABOVE_ZERO = (
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "trunk_rate", "weight_decay", "warmup_steps", "freeze_stages", "rotation_deg", "seed", "workers",
-    "evaluate_epochs", "disk_kappas",
+    "evaluate_epochs", "disk_kappas", "max_enlargement",
 )  # fmt: skip
 _PATHS = (
     "train_annotations", "train_images", "pseudo_masks", "val_annotations", "val_images", "pretrained",
@@ -44,7 +44,8 @@ class TrainConfig:
     each or empty) are machine-made masks used from `pseudo_mask_quality` (estimated IoU) up. Images whose
     `crowd_prob` (chance of unmarked crowds) is above `max_crowd_prob` are left out.
     Sizes in network pixels: `input_size` is the side of the square training window, `long_side` the size at
-    which the network will be used; `scale_range` is the range of sizes around it. `copy_paste`, `mosaic` and
+    which the network will be used; `scale_range` is the range of sizes around it, `max_enlargement` the limit on
+    enlarging a picture's own pixels (0 = none): blur teaches a network to do without detail. `copy_paste`, `mosaic` and
     `blur` are the chances of each (see `kdc_model.data.dataset.Mixing`).
     Keypoint disks: `disk_radius_px` is R, which decoding counts with, too. With a `disk_radius_range` (network pixels)
     the disks of training have `disk_kappas` OKS kappas within it instead (see `kdc_core.encode.DiskRadius`).
@@ -79,6 +80,7 @@ class TrainConfig:
     input_size: int = 384
     long_side: int = 480
     scale_range: tuple[float, float] = (0.6, 1.6)
+    max_enlargement: float = 0.0
     rotation_deg: float = 20.0
     flip: float = 0.5
     colour: float = 0.3

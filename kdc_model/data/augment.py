@@ -82,12 +82,19 @@ class WarpRange:
     scale:       (low, high) factor on that, drawn evenly on a logarithmic scale.
     rotation_deg: largest rotation either way.
     flip:        chance of a mirror image.
+    enlargement: pictures are enlarged to at most this many times their own pixels, whatever `scale` says.
     """
 
     long_side: int
     scale: tuple[float, float]
     rotation_deg: float
     flip: float
+    enlargement: float = np.inf
+
+    def scales(self, record_px: int) -> tuple[float, float]:
+        """The range of factors on the pixels of a picture whose longer side has `record_px` of them."""
+        low, high = (self.long_side / record_px * s for s in self.scale)
+        return min(low, self.enlargement), min(high, self.enlargement)
 
 
 def random_warp(
@@ -97,8 +104,8 @@ def random_warp(
 
     The window falls around a random person in three of four draws, anywhere else in the rest.
     """
-    low, high = np.log(ranges.scale)
-    scale = ranges.long_side / max(record.height, record.width) * np.exp(rng.uniform(low, high))
+    low, high = np.log(ranges.scales(max(record.height, record.width)))
+    scale = np.exp(rng.uniform(low, high))
     angle = np.deg2rad(rng.uniform(-ranges.rotation_deg, ranges.rotation_deg))
     flipped = rng.random() < ranges.flip
     linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])

@@ -207,6 +207,15 @@ def test_scaled_picture_is_really_larger():
     assert min(radii) < 0.6 and max(radii) > 1.3
 
 
+@pytest.mark.parametrize(("side", "low", "high"), [(200, 0.25, 1.0), (80, 0.625, 1.2), (30, 1.2, 1.2)])
+def test_a_picture_is_enlarged_no_further_than_allowed(side, low, high):
+    # Scale 0.5 to 2 around 100 px, and 1.2 times its own pixels at most: a small picture is all at that limit.
+    ranges = WarpRange(100, (0.5, 2.0), 20.0, 0.5, enlargement=1.2)
+    warps = draws(record_of((side // 2, side)), 300, ranges)
+    factors = np.sqrt(np.abs([np.linalg.det(warp.matrix[:, :2]) for warp in warps]))
+    assert low - 1e-9 <= factors.min() < low * 1.05 and high * 0.95 < factors.max() <= high + 1e-9
+
+
 def test_rotation_flip_and_place_cover_their_ranges():
     person = person_of((150, 70, 20, 20), nose=(160, 80))
     warps = draws(record_of((100, 200), person), 600)
