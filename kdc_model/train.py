@@ -59,8 +59,6 @@ class Trainer:
         if config.batch_size % (world := distributed.world_size()):
             raise ConfigError(f"batch_size {config.batch_size} must be a multiple of the {world} processes")
         out.mkdir(parents=True, exist_ok=True)
-        # Adam's moments and faint gradients decay into denormal numbers, which a CPU computes with many times slower.
-        torch.set_flush_denormal(True)
         torch.manual_seed(config.seed)  # of the network's start; samples have their own generators
         self.network = KDCNet(config.network())
         last = out / "last.pt"
@@ -138,6 +136,8 @@ class Trainer:
             total=self.total_steps, initial=self.step, unit="step", mininterval=2.0, disable=not first
         )
         try:
+            # Adam's moments and faint gradients decay into denormal numbers, with which a CPU is many times slower.
+            torch.set_flush_denormal(True)
             for batch in loader:
                 got = time.monotonic()
                 terms = self._train_step(batch.to(self.device))
@@ -161,6 +161,7 @@ class Trainer:
                     break
                 asked = time.monotonic()
         finally:
+            torch.set_flush_denormal(False)  # it is the whole thread's, not only ours
             progress.close()
             if log is not None:
                 log.close()

@@ -97,6 +97,12 @@ def test_finished_run_resumes_to_nothing(config, tmp_path):
     assert all(torch.equal(before[k], after[k]) for k in before)
 
 
+def test_numbers_are_the_same_after_a_run(config, tmp_path):
+    # Flushing denormals is a state of the thread: whoever trains in a process of his own gets it back.
+    Trainer(dataclasses.replace(config, epochs=1 / 7), tmp_path / "run").run()
+    assert np.float32(1e-40) * np.float32(1) > 0 and torch.tensor(1e-40) * 1 > 0
+
+
 def test_another_run_is_not_overwritten(config, tmp_path):
     path = Trainer(config, tmp_path, device="cpu").save()
     content = path.read_bytes()
