@@ -50,7 +50,7 @@ def _pipeline_options(args: argparse.Namespace) -> Any:
         for name in ("person_threshold", "keypoint_threshold", "max_people")
         if getattr(args, name) is not None
     }
-    return PipelineOptions(masks=not args.no_masks, **chosen)
+    return PipelineOptions(masks=not args.no_masks, appearance=True, **chosen)
 
 
 def _folders(args: argparse.Namespace) -> list[Path]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kdc_core.appearance import colour_histograms
 from kdc_core.backends.base import Backend, NetworkOutputs, load_backend
 from kdc_core.backends.mirrored import MirroredBackend
 from kdc_core.decode.fragments import join_fragments
@@ -30,6 +31,7 @@ class PipelineOptions:
     keypoint_threshold: keypoints with a lower score are reported as not found (score 0).
     max_people:         at most so many, the best first.
     masks:              whether to compute instance masks.
+    appearance:         whether to add the colours of each person's mask, for a tracker; nothing without masks.
     fragment_membership: phi from which a pose joins a better one as its fragment; 1 = never.
     grouping, mask:     the decoder's own options.
     """
@@ -38,6 +40,7 @@ class PipelineOptions:
     keypoint_threshold: float = 0.0
     max_people: int = 100
     masks: bool = True
+    appearance: bool = False
     fragment_membership: float = 0.5
     grouping: GroupingOptions = field(default_factory=GroupingOptions)
     mask: MaskOptions = field(default_factory=MaskOptions)
@@ -116,6 +119,8 @@ class Pipeline:
         clock.lap("decode")
         labels = decode_masks(outputs.masks, poses, letterbox, options.mask) if options.masks else None
         people = people_of(poses, labels, letterbox, options)
+        if options.appearance and labels is not None:
+            people = dataclasses.replace(people, appearance=colour_histograms(image, labels, len(people)))
         clock.lap("masks")
         return FrameResult(people, source_hw, clock.stage_ms)
 

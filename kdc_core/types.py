@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from kdc_core.appearance import SIZE as APPEARANCE_SIZE
 from kdc_core.label_map import label_rois
 from kdc_core.skeleton import NUM_KEYPOINTS
 
@@ -34,6 +35,8 @@ class People:
     scores:          float32 (N,), how sure the system is of each person.
     boxes_xyxy:      float32 (N, 4), x_min, y_min, x_max, y_max.
     mask_labels:     uint16 (H, W), 0 = background, i + 1 = person i; None where masks were not asked for.
+    appearance:      uint8 (N, appearance.SIZE), colours of each person's mask (`kdc_core.appearance`), a row of zeros
+                     where too little is seen; None where they were not asked for.
 
     Raises TypeError / ValueError on any other dtype or shape, or on a label beyond N.
     """
@@ -43,6 +46,7 @@ class People:
     scores: np.ndarray
     boxes_xyxy: np.ndarray
     mask_labels: np.ndarray | None = None
+    appearance: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.scores)
@@ -56,6 +60,8 @@ class People:
             _check("mask_labels", self.mask_labels, np.uint16, (None, None))
             if (highest := int(self.mask_labels.max(initial=0))) > n:
                 raise ValueError(f"People.mask_labels has label {highest} for {n} people")
+        if self.appearance is not None:
+            _check("appearance", self.appearance, np.uint8, (n, APPEARANCE_SIZE))
 
     def __len__(self) -> int:
         return len(self.scores)

@@ -6,6 +6,7 @@ stopped with the same tracks, and its files end up the same byte for byte.
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import os
@@ -15,6 +16,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from kdc_core.appearance import SIZE as APPEARANCE_SIZE
 from kdc_core.rle import from_coco, roi_to_coco
 from kdc_core.skeleton import NUM_KEYPOINTS
 from kdc_core.tracking import FrameTracks, TrackState
@@ -72,6 +74,7 @@ def clean(people: People) -> People:
         scores=people.scores,
         boxes_xyxy=people.boxes_xyxy,
         mask_labels=people.mask_labels,
+        appearance=people.appearance,
     )
 
 
@@ -94,6 +97,8 @@ def frame_record(frame: Frame, people: People, tracks: FrameTracks) -> dict[str,
             x, y, w, h = rois[i]
             inside = people.mask_labels[y : y + h, x : x + w] == i + 1
             entry["mask"] = {"roi_xywh": rois[i], "counts": roi_to_coco(inside, (x, y), (height, width))["counts"]}
+        if people.appearance is not None:
+            entry["appearance"] = base64.b64encode(people.appearance[i].tobytes()).decode("ascii")
         entries.append(entry)
     return {
         "index": frame.index,
@@ -122,12 +127,17 @@ def people_of(record: dict[str, Any]) -> People:
         labels = np.zeros((height, width), np.uint16)
         for i, entry in enumerate(entries):
             labels[from_coco({"size": [height, width], "counts": entry["mask"]["counts"]})] = i + 1
+    appearance = None
+    if all("appearance" in e for e in entries):
+        rows = [np.frombuffer(base64.b64decode(e["appearance"], validate=True), np.uint8) for e in entries]
+        appearance = np.array(rows, np.uint8).reshape(count, APPEARANCE_SIZE)
     return People(
         keypoints_xy=np.ascontiguousarray(keypoints[..., :2]),
         keypoint_scores=np.ascontiguousarray(keypoints[..., 2]),
         scores=np.array([e["score"] for e in entries], np.float32),
         boxes_xyxy=np.array([e["box_xyxy"] for e in entries], np.float32).reshape(count, 4),
         mask_labels=labels,
+        appearance=appearance,
     )
 
 

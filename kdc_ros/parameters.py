@@ -242,6 +242,7 @@ def pipeline_options(settings: Settings, base: PipelineOptions | None = None) ->
         keypoint_threshold=settings.keypoint_threshold,
         max_people=settings.max_people,
         masks=settings.masks,
+        appearance=settings.tracking,
     )
 
 

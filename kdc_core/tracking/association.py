@@ -31,6 +31,9 @@ PLACE_SLACK = 0.06  # sizes; how far a person is from an exact prediction (one s
 EVEN_POSE = (0.40, 0.27)
 EVEN_OVERLAP = (0.50, 0.15)
 EVEN_SURPRISE = 1.0
+EVEN_LOOKS = 0.945
+LOOKS_WIDTH = 0.05  # of the colours' cosine, from even to the most that colours can say
+LOOKS_REACH = 2.0  # times the usual reach where the colours say all they can
 FADE_S = 0.15
 SHARPNESS_POWER = 0.2  # of the area in which a person may be; 0 = a vague prediction bids like an exact one
 TENTATIVE_COST = 1.0  # evidence; a track that may be nobody does not outbid one that is somebody
@@ -53,10 +56,10 @@ class Pairs:
 def compare(table: TrackTable, detections: Detections, now_s: float, options: TrackerOptions) -> Pairs:
     """Evidence that predicted tracks and the detections of a frame are the same people.
 
-    evidence = g_pose c (P - P_even) + g_overlap (IoU - IoU_even) + g_motion (1 - log(1 + d^2 / 2v))
+    evidence = g_pose c (P - P_even) + g_overlap (IoU - IoU_even) + g_motion (1 - log(1 + d^2 / 2v)) + g_looks A
     P: OKS of the pose alone, times the agreement on which joints are seen; c: how far joints are to be believed, 0..1.
-    d: distance to the predicted place, v: its variance. The last term is a Student-t likelihood: people turn and
-    stop, so a Gaussian would punish large distances far too hard.
+    d: distance to the predicted place, v: its variance. The third term is a Student-t likelihood: people turn and
+    stop, so a Gaussian would punish large distances far too hard. A: likeness of the colours, -1..1, 0 where unknown.
     """
     boxes, sizes = table.boxes(), table.sizes_px()
     slack2 = (PLACE_SLACK * sizes) ** 2
@@ -80,12 +83,16 @@ def compare(table: TrackTable, detections: Detections, now_s: float, options: Tr
     fresh = np.exp(-(now_s - table.seen_s) / FADE_S)[t]
     believed = np.minimum(joints.shared / FULL_JOINT_WEIGHT, 1.0)
     ratio = detections.sizes[n] / sizes[t]
-    possible = (distance2 <= reach[t] ** 2) & (ratio <= options.max_size_ratio)
+    looks = looks_alike(table.looks[t], detections.looks[n], options)
+    # Joints borrowed from somebody in front throw a track off its way: the same colours are looked for further off.
+    trusted = reach[t] * (1 + (LOOKS_REACH - 1) * np.maximum(looks, 0))
+    possible = (distance2 <= trusted**2) & (ratio <= options.max_size_ratio)
 
     pose = believed * (joints.pose * joints.agreement - _even(EVEN_POSE, fresh))
     same = options.pose_gain * pose
     same += options.overlap_gain * (overlap - _even(EVEN_OVERLAP, fresh))
     same += options.motion_gain * (EVEN_SURPRISE - np.log1p(0.5 * distance2 / spread[t]))
+    same += options.appearance_gain * looks
     same -= TENTATIVE_COST * (table.states == TrackState.TENTATIVE)[t]
     evidence[t, n] = np.where(possible, same, -np.inf)
     return Pairs(evidence, sharpness)
@@ -93,6 +100,15 @@ def compare(table: TrackTable, detections: Detections, now_s: float, options: Tr
 
 def _even(between: tuple[float, float], fresh: np.ndarray) -> np.ndarray:
     return between[1] + (between[0] - between[1]) * fresh
+
+
+def looks_alike(a: np.ndarray, b: np.ndarray, options: TrackerOptions) -> np.ndarray:
+    """How much the colours (P, D) and (P, D) speak for the same person, -1..1; 0 where those of one are unknown, or
+    nobody asks for them."""
+    if options.appearance_gain == 0:
+        return np.zeros(len(a))
+    known = a.any(1) & b.any(1)
+    return np.where(known, np.clip((np.einsum("pd,pd->p", a, b) - EVEN_LOOKS) / LOOKS_WIDTH, -1, 1), 0.0)
 
 
 def _overlap(
@@ -202,10 +218,13 @@ def reentry_pairs(
     ratio = detections.sizes[persons][None] / sizes[:, None]
     limit = options.max_size_ratio
     allowed = (ratio <= limit) & (ratio >= 1 / limit)
+    t, n = (index.ravel() for index in np.indices(allowed.shape))
+    looks = looks_alike(table.looks[rows][t], detections.looks[persons][n], options).reshape(allowed.shape)
+    allowed &= looks > -1  # somebody in other clothes does not come back as her
     far = np.minimum(options.reentry_radius, options.initial_velocity * (now_s - table.seen_s[rows]))
     worth = 1 - distance / np.maximum(far, 1e-9)[:, None]
-    # Of several who may have come back, whoever was on her way here; this refuses nobody.
+    # Of several who may have come back, whoever was on her way here and looks like it; this refuses nobody.
     ahead = np.linalg.norm(to - way[:, None], axis=2) / sizes[:, None]
-    worth = np.where(worth >= 0, 1 + worth + 1 / (1 + ahead), -np.inf)
+    worth = np.where(worth >= 0, 2 + worth + 1 / (1 + ahead) + looks, -np.inf)
     found_rows, found_persons = assign(np.where(allowed, worth, -np.inf), 0.0)
     return rows[found_rows], persons[found_persons]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kdc_core.appearance import SIZE
 from kdc_core.skeleton import PERSON_AREA_SHARE
 from kdc_core.tracking.similarity import mask_grids
 from kdc_core.types import People
@@ -19,6 +20,7 @@ class Detections:
 
     xy: (N, K, 2) px, 0 where joint_scores (N, K) is 0. scores: (N,). boxes: (N, 4) px. sizes: (N,) px.
     labels: uint16 (H, W) or None; grids: bool (N, GRID_POINTS), the masks sampled in their boxes, or None.
+    looks: (N, D) of length 1, the colours; rows of zeros where nothing is known of them.
     """
 
     xy: np.ndarray
@@ -28,6 +30,7 @@ class Detections:
     sizes: np.ndarray
     labels: np.ndarray | None
     grids: np.ndarray | None
+    looks: np.ndarray
 
     @classmethod
     def of(cls, people: People) -> Detections:
@@ -51,7 +54,15 @@ class Detections:
             sizes=body_sizes_px(boxes),
             labels=people.mask_labels,
             grids=None if people.mask_labels is None else mask_grids(people.mask_labels, boxes),
+            looks=_looks(people),
         )
+
+
+def _looks(people: People) -> np.ndarray:
+    if people.appearance is None:
+        return np.zeros((len(people), SIZE))
+    looks = people.appearance.astype(np.float64)
+    return looks / np.maximum(np.linalg.norm(looks, axis=1, keepdims=True), 1.0)
 
 
 def _is_place(values: np.ndarray) -> np.ndarray:

@@ -27,6 +27,8 @@ class TrackerOptions:
     Association
     pose_gain, overlap_gain, motion_gain: evidence (log-odds) that a pair gains for each unit of the pose's OKS, of
                        mask or box overlap, and of the logarithm of closeness to the predicted place.
+    appearance_gain:   the same for the likeness of the colours: at most so much for a pair, or against it; 0 = colours
+                       are not looked at. People without them lose and gain nothing.
     mask_share:        share of mask IoU in the overlap where both sides have a mask; box IoU has the rest.
     min_evidence:      a pair below this is refused; 0 = as likely the same person as another one, so a little below 0
                        gives the benefit of the doubt to whoever is known already.
@@ -61,6 +63,7 @@ class TrackerOptions:
     pose_gain: float = 5.0
     overlap_gain: float = 7.0
     motion_gain: float = 1.2
+    appearance_gain: float = 3.0
     mask_share: float = 0.5
     min_evidence: float = -1.0
     max_mahalanobis: float = 5.0

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kdc_core.appearance import SIZE
 from kdc_core.skeleton import NUM_KEYPOINTS
 from kdc_core.tracking import motion
 from kdc_core.tracking.detections import Detections, body_sizes_px
@@ -20,6 +21,7 @@ from kdc_core.tracking.smoothing import JointFilter
 from kdc_core.tracking.types import Track, TrackState
 
 MEMORY_S = 1.0  # time constant with which an unseen joint's score fades and a body size shrinks
+LOOKS_S = 1.0  # time constant with which a person's colours are learned anew
 UNSEEN_JOINT = 0.8  # factor on a joint's score for each sighting of the person without it
 Rows = np.ndarray | slice  # of the table
 ALL = slice(None)
@@ -34,6 +36,7 @@ class TrackTable:
     scores: of the last sighting; mean (T, 3, 2), covariance (T, 3, 3): see `motion`.
     body_joints (T, K, 2), joint_scores (T, K), body_boxes (T, 4), body_sizes (T,): in the body's frame.
     grids bool (T, GRID_POINTS): the mask in the box, has_mask (T,).
+    looks (T, D): the colours lately, of length 1; zeros where nothing is known of them.
     left_xy (T, 2): px, the box centre at the last sighting. smoother: see `smoothing`.
     """
 
@@ -51,6 +54,7 @@ class TrackTable:
     body_sizes: np.ndarray
     grids: np.ndarray
     has_mask: np.ndarray
+    looks: np.ndarray
     left_xy: np.ndarray
     smoother: JointFilter
 
@@ -84,6 +88,7 @@ class TrackTable:
             body_sizes=np.ones(count),
             grids=detections.grids[persons] if detections.grids is not None else np.zeros((count, GRID_POINTS), bool),
             has_mask=np.full(count, has_mask),
+            looks=detections.looks[persons],
             left_xy=centres,
             smoother=JointFilter.new(detections.xy[persons], detections.joint_scores[persons], stamp_s),
         )
@@ -98,6 +103,7 @@ class TrackTable:
             sizes=np.zeros(0),
             labels=None,
             grids=None,
+            looks=np.zeros((0, SIZE)),
         )
         return cls.new(nobody, np.zeros(0, np.intp), np.zeros(0), 0.0, TrackerOptions())
 
@@ -203,12 +209,20 @@ class TrackTable:
         self.has_mask[rows] = detections.grids is not None
         if detections.grids is not None:
             self.grids[rows] = detections.grids[persons]
+        self._see_looks(rows, detections.looks[persons], stamp_s)
         self.left_xy[rows] = box_centres_xy(boxes)
         self.scores[rows] = detections.scores[persons]
         self.hits[rows] += detections.scores[persons] >= options.high_score
         self.seen_s[rows] = stamp_s
         confirmed = (self.hits[rows] >= options.confirm_hits) | (self.states[rows] != TrackState.TENTATIVE)
         self.states[rows] = np.where(confirmed, TrackState.TRACKED, TrackState.TENTATIVE)
+
+    def _see_looks(self, rows: np.ndarray, looks: np.ndarray, stamp_s: float) -> None:
+        """Colours change slowly: a mask that takes in somebody in front for a moment must not repaint a person."""
+        known = self.looks[rows].any(1)
+        share = np.where(known, 1 - np.exp(-(stamp_s - self.seen_s[rows]) / LOOKS_S), 1.0) * looks.any(1)
+        mixed = self.looks[rows] + share[:, None] * (looks - self.looks[rows])
+        self.looks[rows] = mixed / np.maximum(np.linalg.norm(mixed, axis=1, keepdims=True), 1e-9)
 
     def age(self, seen: np.ndarray, stamp_s: float, options: TrackerOptions) -> TrackTable:
         """The tracks still alive after a frame in which `seen` (bool (T,)) were found."""

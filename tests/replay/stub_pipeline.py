@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kdc_core.appearance import colour_histograms
 from kdc_core.pipeline import Pipeline
 from kdc_core.types import FrameResult, People
 from tests.cli.stub import StubPipeline
@@ -34,6 +35,7 @@ class ReplayStub(StubPipeline):
             scores=people.scores / np.float32(0.9),
             boxes_xyxy=people.boxes_xyxy,
             mask_labels=people.mask_labels,
+            appearance=colour_histograms(image, people.mask_labels, len(people)),
         )
         return FrameResult(odd, result.image_hw, {"inference": 1.5})
 

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("rosbags", reason="needs the extra 'replay'")
 
 from kdc_cli.main import main
+from kdc_core.appearance import colour_histograms
 from kdc_core.rle import from_coco
 from kdc_replay import journal
 from kdc_replay.run_folder import sole_user
@@ -60,6 +61,8 @@ def test_the_run_of_a_bag(tmp_path, capsys):
         x, y, w, h = person["mask"]["roi_xywh"]
         assert mask[y : y + h, x : x + w].sum() == mask.sum() and mask[y].any() and mask[:, x].any()
         assert person["box_xyxy"] == [x, y, x + w - 1, y + h - 1]
+        colours = colour_histograms(picture(frame["index"]), bright.astype(np.uint16), 1)
+        assert colours.any() and np.array_equal(journal.people_of(frame).appearance, colours)
     assert [f["people"][0]["state"] for f in frames][-1] == "TRACKED"
     predictions = json.loads((run / "predictions.json").read_text())
     assert [p["image_id"] for p in predictions] == [0, 1, 2, 4, 5]

@@ -46,7 +46,7 @@ def set_parameter(node: Node, name: str, value):
 def test_defaults_are_the_pipelines(make_node):
     settings = NodeParameters(make_node()).current()
     assert settings == Settings()
-    assert pipeline_options(settings) == PipelineOptions()
+    assert pipeline_options(settings) == PipelineOptions(appearance=True)
 
 
 def test_the_parameter_file_holds_every_default(repository):
