@@ -47,6 +47,7 @@ class PersonMatch:
     oks:                COCO's object keypoint similarity over the visible joints; NaN without any.
     joint_errors_ratio: distance of each visible joint that the answer has, over the square root of the
                         person's area.
+    index:              which of the answer's people it is; None when there is none.
     """
 
     name: str
@@ -54,6 +55,7 @@ class PersonMatch:
     mask_iou: float = 0.0
     oks: float = 0.0
     joint_errors_ratio: tuple[float, ...] = ()
+    index: int | None = None
 
     @property
     def found(self) -> bool:
@@ -133,6 +135,7 @@ def _match(truth: Truth, i: int, answer: People, j: int, box_iou: float, mask_io
         mask_iou=mask_iou,
         oks=float(similarity[visible].mean()) if visible.any() else float("nan"),
         joint_errors_ratio=tuple((distance[reported] / np.sqrt(area)).tolist()),
+        index=j,
     )
 
 

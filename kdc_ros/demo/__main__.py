@@ -138,7 +138,8 @@ def summary(report: dict[str, Any], out: Path) -> str:
         if truth := clip.get("truth"):
             lines.append(
                 f"{name:<14}{truth['found']} of {truth['visible']} visible people found,"
-                f" mask IoU {truth['mask_iou']}, keypoints OKS {truth['oks']}, {truth['false_persons']} false"
+                f" mask IoU {truth['mask_iou']}, keypoints OKS {truth['oks']}, {truth['false_persons']} false,"
+                f" {truth['id_switches']} id switches"
             )
     if report["files"]:
         lines += [f"pictures  {out / OVERVIEW} and beside it", f"video     {out / VIDEO}"]

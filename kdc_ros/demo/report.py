@@ -32,11 +32,12 @@ _VERSIONS_OF = ("rclpy", "numpy", "opencv-python-headless", "onnxruntime")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Seen:
-    """An answered picture of which poses, masks, markers and picture agree."""
+    """An answered picture of which poses, masks, markers and picture agree. track_ids: int32 (N,), 0 = not tracked."""
 
     frame: Published
     answer: Answer
     people: People
+    track_ids: np.ndarray
 
 
 def check_answers(session: Session) -> tuple[list[Seen], list[str]]:
@@ -47,7 +48,7 @@ def check_answers(session: Session) -> tuple[list[Seen], list[str]]:
         try:
             if answer.stamp_ns not in by_stamp:
                 raise AnswerError("no picture with this stamp was published")
-            sound.append(Seen(by_stamp[answer.stamp_ns], answer, answer.people()[0]))
+            sound.append(Seen(by_stamp[answer.stamp_ns], answer, *answer.people()))
         except AnswerError as error:
             faults.append(f"answer to stamp {answer.stamp_ns}: {error}")
     return sound, faults
@@ -139,7 +140,8 @@ def _clip_report(
         "latency_ms": _latencies([s.answer for s in sound]),
     }
     if sound and matches:
-        report["truth"] = summarise([matches[s.frame.stamp_ns] for s in sound])
+        frames = [matches[s.frame.stamp_ns] for s in sound]
+        report["truth"] = summarise(frames) | {"id_switches": id_switches(frames, [s.track_ids for s in sound])}
     return report
 
 
@@ -172,6 +174,20 @@ def summarise(frames: list[FrameMatch]) -> dict[str, Any]:
         "false_persons_per_frame": _rounded(false / len(frames)) if frames else 0.0,
         "by_name": {name: figures(name) for name in dict.fromkeys(p.name for p in persons)},
     }
+
+
+def id_switches(frames: list[FrameMatch], track_ids: list[np.ndarray]) -> int:
+    """How often a person is found with another id than the last time, over the frames in turn."""
+    last: dict[str, int] = {}
+    count = 0
+    for frame, ids in zip(frames, track_ids, strict=True):
+        for person in frame.persons:
+            if person.index is None or not person.found or ids[person.index] == 0:
+                continue
+            known = last.get(person.name, ids[person.index])
+            count += int(known != ids[person.index])
+            last[person.name] = ids[person.index]
+    return count
 
 
 def _latencies(answers: list[Answer]) -> dict[str, float | None]:

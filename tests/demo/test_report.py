@@ -18,6 +18,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from kdc_core.tracking import FrameTracks
 from kdc_core.types import People
 from kdc_replay.demo_scene import scene
+from kdc_replay.demo_scene.truth import FrameMatch, PersonMatch
 from kdc_ros.conversions import masks_to_message, poses_to_message
 from kdc_ros.demo import camera
 from kdc_ros.demo.__main__ import REPORT, _remove_old, summary, write_pictures
@@ -25,7 +26,7 @@ from kdc_ros.demo.journal import Published
 from kdc_ros.demo.pictures import spread
 from kdc_ros.demo.playlist import built_in_truth
 from kdc_ros.demo.recorder import Answer, AnswerError
-from kdc_ros.demo.report import check_answers, make_report
+from kdc_ros.demo.report import check_answers, id_switches, make_report
 from kdc_ros.demo.session import Session
 
 PERIOD_NS = 100_000_000
@@ -85,6 +86,18 @@ def test_perfect_answers_pass():
     assert truth["found"] == truth["visible"] == sum(p["visible"] for p in truth["by_name"].values())
     assert len(report["credits"]) == 4
     assert json.loads(json.dumps(report)) == report
+
+
+def test_ids_that_change_are_counted():
+    """Two who are found with ids 1 and 2, then 2 and 1; one is overlooked, then comes untracked, then with a third."""
+    both = FrameMatch((PersonMatch("a", 1, 1, 1, (), 0), PersonMatch("b", 1, 1, 1, (), 1)), 0)
+    one = FrameMatch((PersonMatch("a", 1, 1, 1, (), 0), PersonMatch("b")), 0)
+    frames = [both, both, one, both, both]
+    ids = [np.array(i, np.int32) for i in ([1, 2], [2, 1], [2], [2, 0], [2, 3])]
+    assert id_switches(frames, ids) == 3
+    assert id_switches(frames[:1], ids[:1]) == id_switches([], []) == 0
+    # A weak overlap is not the person found.
+    assert id_switches([both, FrameMatch((PersonMatch("a", 0.3, 0.3, 0, (), 0),), 0)], [ids[0], ids[1]]) == 0
 
 
 def test_a_node_that_sees_nobody_fails():
