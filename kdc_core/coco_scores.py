@@ -191,6 +191,13 @@ def box_mask(box_xywh: Sequence[float], image_hw: tuple[int, int]) -> np.ndarray
     return mask
 
 
+def annotated_poses(image: AnnotatedImage) -> tuple[np.ndarray, np.ndarray]:
+    """The poses that count among an image's annotations: keypoints float64 (M, K, 3) as annotated, areas (M,)."""
+    posed = [a for a in image.annotations if a["num_keypoints"] > 0 and not a["iscrowd"]]
+    keypoints = np.array([a["keypoints"] for a in posed], np.float64).reshape(-1, NUM_KEYPOINTS, 3)
+    return keypoints, np.array([a["area"] for a in posed], np.float64)
+
+
 def oks_matrix(keypoints: np.ndarray, areas_px: np.ndarray, found_xy: np.ndarray) -> np.ndarray:
     """COCO's object keypoint similarity of M persons with N found poses, float64 (M, N), 0..1.
 

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.optimize import linear_sum_assignment
 
-from kdc_core.coco_scores import CocoScores, oks_matrix, score_keypoints, score_masks
+from kdc_core.coco_scores import CocoScores, annotated_poses, oks_matrix, score_keypoints, score_masks
 from kdc_core.draw import draw_people
 from kdc_core.images import read_rgb
 from kdc_core.skeleton import KEYPOINT_NAMES, OKS_SIGMAS
@@ -48,12 +48,8 @@ def match_people(truth: Sequence[TruthImage], results: Sequence[dict[str, Any]])
         of_image.setdefault(entry["image_id"], []).append(np.asarray(entry["keypoints"], np.float64).reshape(-1, 3))
     oks, similarity, number = [], [], []
     for index, image in enumerate(truth):
-        people = [a for a in image.annotations if a["num_keypoints"] > 0 and not a["iscrowd"]]
-        if not people:
-            continue
-        keypoints = np.array([a["keypoints"] for a in people], np.float64).reshape(len(people), -1, 3)
-        areas = np.array([a["area"] for a in people], np.float64)
-        best, parts = np.zeros(len(people)), np.full(keypoints.shape[:2], np.nan)
+        keypoints, areas = annotated_poses(image)
+        best, parts = np.zeros(len(areas)), np.full(keypoints.shape[:2], np.nan)
         found = of_image.get(image.image_id, [])
         if found:
             found_xy = np.stack(found)[..., :2]
@@ -64,8 +60,8 @@ def match_people(truth: Sequence[TruthImage], results: Sequence[dict[str, Any]])
                     parts[m] = _joint_similarity(keypoints[m], areas[m], found_xy[n])
         oks.append(best)
         similarity.append(parts)
-        number.append(np.full(len(people), index))
-    if not oks:
+        number.append(np.full(len(areas), index))
+    if not truth:
         return Matches(np.zeros(0), np.zeros((0, len(KEYPOINT_NAMES))), np.zeros(0, int))
     return Matches(np.concatenate(oks), np.concatenate(similarity), np.concatenate(number))
 

@@ -19,7 +19,7 @@ from pycocotools import mask as coco_mask
 from scipy.optimize import linear_sum_assignment
 
 from kdc_core.backends.base import Backend, NetworkOutputs
-from kdc_core.coco_scores import annotation_mask, oks_matrix
+from kdc_core.coco_scores import annotated_poses, annotation_mask, oks_matrix
 from kdc_core.decode.candidates import find_candidates
 from kdc_core.decode.masks import MaskFields
 from kdc_core.encode import encode, ideal_fields
@@ -155,12 +155,8 @@ def _shared_out(similarity: np.ndarray) -> np.ndarray:
 
 def _oks(image: TruthImage, entries: list[dict[str, Any]]) -> np.ndarray:
     """OKS of an image's annotated poses with entries, (M, N)."""
-    posed = [a for a in image.annotations if a["num_keypoints"] and not a["iscrowd"]]
-    keypoints = np.array([a["keypoints"] for a in posed], np.float64).reshape(-1, NUM_KEYPOINTS, 3)
     found = np.array([e["keypoints"] for e in entries], np.float64).reshape(-1, NUM_KEYPOINTS, 3)
-    if not posed or not entries:
-        return np.zeros((len(posed), len(entries)))
-    return oks_matrix(keypoints, np.array([a["area"] for a in posed]), found[..., :2])
+    return oks_matrix(*annotated_poses(image), found[..., :2])
 
 
 def _iou(image: TruthImage, entries: list[dict[str, Any]]) -> np.ndarray:
