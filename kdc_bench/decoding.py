@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import numpy as np
+
 from kdc_bench.crowds import STRIDE, Crowd, make_crowd
 from kdc_bench.machine import set_opencv_threads
 from kdc_bench.result import BenchSettings, Row, SuiteResult
 from kdc_bench.timing import Stopwatch, interleaved
+from kdc_core.appearance import colour_histograms
 from kdc_core.decode.masks import decode_masks
 from kdc_core.geometry import Letterbox
 from kdc_core.pipeline import PipelineOptions, decode_poses, people_of
@@ -16,7 +19,7 @@ from kdc_core.rle import encode_labels
 
 
 def measure(settings: BenchSettings) -> SuiteResult:
-    """Poses, masks and run lengths of made crowds, with and without a real network's clutter, on one thread.
+    """Poses, masks, run lengths and colours of made crowds, with and without a real network's clutter, on one thread.
 
     Measured is the thread's own CPU time, which other programs on the machine stretch far less than the wall time.
     """
@@ -42,7 +45,8 @@ def measure(settings: BenchSettings) -> SuiteResult:
         rows=rows,
         notes=[
             f"Picture and network input {width} x {height}, fields of {width // STRIDE} x {height // STRIDE} cells.",
-            "poses: grouping, joining of fragments; masks: label map, boxes and people; rle: everybody's run lengths.",
+            "poses: grouping, joining of fragments; masks: label map, boxes and people; rle: everybody's run lengths; "
+            "colours: everybody's histogram, which only the tracker asks for (the picture is noise).",
             "The crowds are made (ideal fields of drawn figures). With clutter the remaining places of each keypoint "
             "type's top 32 (above 25 people: 5/4 of the people) hold weak candidates all over the picture.",
             "One thread; times are its CPU time: the wall time on a core that nobody else wants. least: the shortest "
@@ -56,6 +60,7 @@ def _run(crowd: Crowd, key: str, found: dict[str, int]) -> Callable[[], dict[str
     options = PipelineOptions()
     letterbox = Letterbox.fit(crowd.network_hw, crowd.network_hw)
     outputs = crowd.outputs
+    picture = np.random.default_rng(0).integers(0, 256, (*crowd.network_hw, 3), dtype=np.uint8)
 
     def run() -> dict[str, float]:
         watch = Stopwatch(time.thread_time)
@@ -66,6 +71,8 @@ def _run(crowd: Crowd, key: str, found: dict[str, int]) -> Callable[[], dict[str
             people = people_of(poses, labels, letterbox, options)
         with watch("rle"):
             encode_labels(labels, len(people))
+        with watch("colours"):
+            colour_histograms(picture, labels, len(people))
         found[key] = len(people)
         return watch.stage_ms
 

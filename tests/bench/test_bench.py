@@ -54,7 +54,9 @@ def test_stages_add_up(report: dict) -> None:
 
 
 def test_made_people_are_found(report: dict) -> None:
-    cases = [row["case"] for row in report["suites"]["decode"]["rows"]]
+    rows = report["suites"]["decode"]["rows"]
+    assert all(set(row["stages_ms"]) == {"poses", "masks", "rle", "colours", "total"} for row in rows)
+    cases = [row["case"] for row in rows]
     assert {(c["people"], c["clutter"]) for c in cases} == {(0, "no"), (0, "yes"), (3, "no"), (3, "yes")}
     assert all(c["found"] == c["people"] for c in cases)
 
