@@ -154,8 +154,7 @@ def _walk(grid: _Grid, xy: np.ndarray, offset: np.ndarray, displacement: np.ndar
 def _people(grid: _Grid, found: np.ndarray, probability: np.ndarray, used: np.ndarray) -> np.ndarray:
     """Places (K, K, M, 2) in cells with their scores: (K, M, K, 3) in pixels. Score 0 unless `used` (K, M)."""
     cell = grid.nearest(found)
-    at = (cell[..., 1] * grid.width + cell[..., 0]).astype(np.int64)
-    score = probability[np.arange(NUM_KEYPOINTS)[:, None], at]
+    score = probability[np.arange(NUM_KEYPOINTS)[:, None], grid.index(cell)]
     score = score * np.all(np.abs(found - cell) <= 0.5, axis=-1) * used[:, None]
     people = np.concatenate([(found + 0.5) * grid.stride - 0.5, score[..., None]], axis=3)
     # (root, joint, candidate) -> (root, candidate, joint)
@@ -172,7 +171,11 @@ class _Grid:
         """Flat index of the cell that holds each point (the nearest one outside the field)."""
         col = np.clip(np.floor((xy[..., 0] + 0.5) / self.stride), 0, self.width - 1)
         row = np.clip(np.floor((xy[..., 1] + 0.5) / self.stride), 0, self.height - 1)
-        return (row * self.width + col).astype(np.int64)
+        return self.index(np.stack([col, row], axis=-1))
+
+    def index(self, cell: np.ndarray) -> np.ndarray:
+        """Flat index of cells given by whole column and row, (..., 2) -> int64 (...)."""
+        return (cell[..., 1] * self.width + cell[..., 0]).astype(np.int64)
 
     def nearest(self, places: np.ndarray) -> np.ndarray:
         """Column and row of the cell nearest to each place given in cells (..., 2), as whole float32 numbers."""
@@ -196,8 +199,7 @@ def _land(grid: _Grid, places: np.ndarray, channel: np.ndarray, field: np.ndarra
     Places are in cells, the field in network pixels.
     """
     cell = grid.nearest(places)
-    at = (cell[..., 1] * grid.width + cell[..., 0]).astype(np.int64)
-    return cell + field[channel[:, None], :, at] / np.float32(grid.stride)
+    return cell + field[channel[:, None], :, grid.index(cell)] / np.float32(grid.stride)
 
 
 def _vote(grid: _Grid, xy: np.ndarray, probability: np.ndarray, offset: np.ndarray) -> np.ndarray:
