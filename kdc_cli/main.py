@@ -19,6 +19,7 @@ from kdc_cli import (
     compare,
     evaluate,
     export,
+    gradients,
     parity,
     predict,
     record_demo,
@@ -27,7 +28,9 @@ from kdc_cli import (
 )
 from kdc_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, message_of
 
-COMMANDS = (predict, replay, compare, record_demo, train, evaluate, ablate, export, parity, build_engine, bench)
+COMMANDS = (
+    predict, replay, compare, record_demo, train, evaluate, ablate, gradients, export, parity, build_engine, bench,
+)  # fmt: skip
 
 _DESCRIPTION = """\
 See people in pictures: 17 keypoints and an instance mask for everybody, from one network."""

@@ -78,13 +78,19 @@ def load_config(path: Path, overrides: list[str]) -> TrainConfig:
 
     Raises ConfigError, FileNotFoundError, CommandError.
     """
-    import yaml
-
     if not path.is_file():
         raise FileNotFoundError(f"no configuration file at {path}")
     from kdc_model.config import TrainConfig
 
-    config = TrainConfig.load(path)
+    return overridden(TrainConfig.load(path), overrides)
+
+
+def overridden(config: TrainConfig, overrides: list[str]) -> TrainConfig:
+    """The configuration with KEY=VALUE replacements. Raises ConfigError, CommandError."""
+    import yaml
+
+    from kdc_model.config import TrainConfig
+
     if not overrides:
         return config
     data = config.to_dict()

@@ -74,22 +74,7 @@ class Trainer:
         self.step = 0
         if last.exists():
             self._load(last)
-        self.dataset = PeopleDataset(
-            training_records(config),
-            config.input_size,
-            config.stride,
-            config.disk_radius(),
-            WarpRange(
-                config.long_side,
-                config.scale_range,
-                config.rotation_deg,
-                config.flip,
-                config.max_enlargement or math.inf,
-            ),
-            config.colour,
-            config.seed,
-            Mixing(config.copy_paste, config.mosaic, config.blur, config.blur_px),
-        )
+        self.dataset = training_dataset(config)
         self.total_steps = max(1, math.ceil(config.epochs * len(self.dataset) / config.batch_size))
         if config.pretrained.endswith(".onnx") and not last.exists():
             unfold_norms(self.network, self._first_images())
@@ -307,6 +292,26 @@ def training_records(config: TrainConfig) -> list[ImageRecord]:
             )
         records += [r for r in part if r.crowd_prob <= config.max_crowd_prob]
     return records
+
+
+def training_dataset(config: TrainConfig) -> PeopleDataset:
+    """All the training samples of a configuration, augmented."""
+    return PeopleDataset(
+        training_records(config),
+        config.input_size,
+        config.stride,
+        config.disk_radius(),
+        WarpRange(
+            config.long_side,
+            config.scale_range,
+            config.rotation_deg,
+            config.flip,
+            config.max_enlargement or math.inf,
+        ),
+        config.colour,
+        config.seed,
+        Mixing(config.copy_paste, config.mosaic, config.blur, config.blur_px),
+    )
 
 
 class CheckpointError(ValueError):
