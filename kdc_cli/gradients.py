@@ -12,10 +12,11 @@ from kdc_cli.arguments import positive
 from kdc_cli.errors import CommandError
 
 _DESCRIPTION = """\
-Measure the gradient of each loss term over batches of a run's own training pictures, in each part of the network: its
-noise from batch to batch, and its share of the noise of all terms. Adam divides every step by signal and noise
-together, so a term with most of the noise slows what the others could learn: its weight is too high, or its batches too
-small. Compare settings at equal cost with --set. Needs PyTorch: pip install -e '.[train]'"""
+Measure the gradient of each loss term over batches of a run's own training pictures, in each part of the
+network: its noise from batch to batch, and its share of the noise of all terms. Adam divides every step by
+signal and noise together, so a term with most of the noise slows what the others could learn: its weight is
+too high, or its batches too small. Compare settings at equal cost with --set. Needs PyTorch:
+pip install -e '.[train]'"""
 
 _EPILOG = """\
 example:
