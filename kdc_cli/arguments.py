@@ -99,3 +99,15 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="number format of the runtime (default: %(default)s, the file's, or the fastest checked TensorRT engine)",
     )
+
+
+def add_overrides(parser: argparse.ArgumentParser, configuration: str) -> None:
+    """Declare --set KEY=VALUE (`args.overrides`), which replaces values of a training configuration."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help=f"replace a value of the {configuration}, written as in YAML; may be repeated",
+    )

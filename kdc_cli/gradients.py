@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kdc_cli.arguments import positive
+from kdc_cli.arguments import add_overrides, positive
 from kdc_cli.errors import CommandError
 
 _DESCRIPTION = """\
@@ -34,14 +34,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--batches", type=positive, default=32, metavar="N", help="batches to measure (default: %(default)s)"
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="KEY=VALUE",
-        help="replace a value of the checkpoint's configuration, written as in YAML; may be repeated",
-    )
+    add_overrides(parser, "checkpoint's configuration")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the figures as well")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda ... (default: a GPU where there is one)")
     return parser

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdc_cli.arguments import add_overrides
 from kdc_cli.errors import CommandError
 
 if TYPE_CHECKING:
@@ -43,14 +44,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--out", required=True, type=Path, metavar="DIR", help="the run's folder; made if missing"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last.pt in the run's folder")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="KEY=VALUE",
-        help="replace a value of the configuration, written as in YAML; may be repeated",
-    )
+    add_overrides(parser, "configuration")
     parser.add_argument(
         "--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)"
     )

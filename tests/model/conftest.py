@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kdc_model.config import TrainConfig
 from kdc_model.data.scenes import write_dataset
 
 torch.set_num_threads(1)
@@ -16,6 +17,22 @@ def made_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     write_dataset(folder, 7, 96, 128, people=(0, 3), seed=3)
     return folder
+
+
+@pytest.fixture
+def small_config(made_folder) -> TrainConfig:
+    """A small network on the made pictures, two at a time."""
+    return TrainConfig(
+        train_annotations=(str(made_folder / "annotations.json"),),
+        train_images=(str(made_folder / "images"),),
+        channels=8,
+        head_units=1,
+        input_size=64,
+        long_side=96,
+        batch_size=2,
+        workers=0,
+        seed=1,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -15,19 +15,8 @@ from kdc_model.train import Trainer
 
 
 @pytest.fixture
-def config(made_folder) -> TrainConfig:
-    return TrainConfig(
-        train_annotations=(str(made_folder / "annotations.json"),),
-        train_images=(str(made_folder / "images"),),
-        channels=8,
-        head_units=1,
-        input_size=64,
-        long_side=96,
-        epochs=2 / 7,
-        batch_size=2,
-        workers=0,
-        seed=1,
-    )
+def config(small_config) -> TrainConfig:
+    return dataclasses.replace(small_config, epochs=2 / 7)
 
 
 def network_of(config: TrainConfig) -> KDCNet:

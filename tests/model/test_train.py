@@ -26,22 +26,9 @@ from kdc_model.train import (
 
 
 @pytest.fixture
-def config(made_folder) -> TrainConfig:
+def config(small_config) -> TrainConfig:
     """Six steps of two pictures, out of seven: the second epoch begins in the middle of a batch."""
-    return TrainConfig(
-        train_annotations=(str(made_folder / "annotations.json"),),
-        train_images=(str(made_folder / "images"),),
-        channels=8,
-        head_units=1,
-        input_size=64,
-        long_side=96,
-        epochs=12 / 7,
-        batch_size=2,
-        learning_rate=0.01,
-        warmup_steps=2,
-        workers=0,
-        seed=1,
-    )
+    return dataclasses.replace(small_config, epochs=12 / 7, learning_rate=0.01, warmup_steps=2)
 
 
 class Interrupted(Trainer):
