@@ -45,12 +45,13 @@ def run(args: argparse.Namespace) -> None:
     from kdc_cli.train import overridden
     from kdc_model import distributed
     from kdc_model.gradient_noise import measure, table, training_batches
-    from kdc_model.train import network_from_checkpoint
+    from kdc_model.train import freeze_stages, network_from_checkpoint
 
     network, trained, _ = network_from_checkpoint(args.checkpoint)
     config = overridden(trained, args.overrides)
     if config.network() != trained.network():
         raise CommandError("--set cannot change the checkpoint's network, only how its pictures and losses are made")
+    freeze_stages(network, config)
     network.to(distributed.local_device(args.device))
     report = measure(network, training_batches(config, args.batches), config)
     print(table(report))

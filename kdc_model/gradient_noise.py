@@ -8,7 +8,7 @@ network that they share.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -80,8 +80,8 @@ class NoiseReport:
     batch_size: int
     batches: int
     loss: dict[str, float]
-    parts: dict[str, dict[str, TermNoise]] = field(default_factory=dict)
-    noise_scale: float | None = None
+    parts: dict[str, dict[str, TermNoise]]
+    noise_scale: float | None
 
 
 def measure(network: KDCNet, batches: Iterable[Batch], config: TrainConfig) -> NoiseReport:
@@ -91,6 +91,7 @@ def measure(network: KDCNet, batches: Iterable[Batch], config: TrainConfig) -> N
     network.eval().zero_grad(set_to_none=True)
     named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     parameters = [p for _, p in named]
+    size = sum(p.numel() for p in parameters)
     weights = {name: weight for name, weight in config.loss_weights().items() if weight > 0}
     moments: dict[str, GradientMoments] = {}
     losses: dict[str, list[float]] = {}
@@ -99,15 +100,14 @@ def measure(network: KDCNet, batches: Iterable[Batch], config: TrainConfig) -> N
         batch = batch.to(device)
         images += len(batch.images)
         fields = network(batch.images.float().contiguous(memory_format=torch.channels_last))
-        terms = all_losses(fields, batch, config.stride, config.mask_mode)
-        gradients = {}
-        for name, value in terms.items():
-            if name in weights and value.requires_grad:
+        gradients = {"total": torch.zeros(size, device=device)}
+        for name, value in all_losses(fields, batch, config.stride, config.mask_mode).items():
+            if name in weights:
                 losses.setdefault(name, []).append(weights[name] * float(value.detach()))
                 gradients[name] = _gradient(weights[name] * value, parameters)
-        gradients["total"] = torch.stack(list(gradients.values())).sum(0)
+                gradients["total"] += gradients[name]
         for name, gradient in gradients.items():
-            moments.setdefault(name, GradientMoments.empty(len(gradient))).add(gradient)
+            moments.setdefault(name, GradientMoments.empty(size)).add(gradient)
     total = moments.pop("total", None)
     if total is None or total.count < 2:
         raise ValueError("the noise of a gradient takes two batches at least")
@@ -126,6 +126,8 @@ def measure(network: KDCNet, batches: Iterable[Batch], config: TrainConfig) -> N
 
 
 def _gradient(value: Tensor, parameters: list[torch.nn.Parameter]) -> Tensor:
+    if not value.requires_grad:  # a batch that says nothing of this term
+        return torch.zeros(sum(p.numel() for p in parameters), device=value.device)
     gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
     return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(gradients, parameters)])
 

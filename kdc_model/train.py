@@ -67,8 +67,7 @@ class Trainer:
         if config.pretrained and not last.exists():
             initialise(self.network, Path(config.pretrained))
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for stage in self.network.trunk.stages()[: config.freeze_stages]:
-            stage.requires_grad_(False)
+        freeze_stages(self.network, config)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(_parameter_groups(self.network, config))
         self.step = 0
@@ -338,6 +337,12 @@ def network_from_checkpoint(path: Path) -> tuple[KDCNet, TrainConfig, int]:
     network = KDCNet(config.network())
     network.load_state_dict(checkpoint["average"])
     return network.eval(), config, int(checkpoint["step"])
+
+
+def freeze_stages(network: KDCNet, config: TrainConfig) -> None:
+    """No gradients for the trunk's first `freeze_stages` stages."""
+    for stage in network.trunk.stages()[: config.freeze_stages]:
+        stage.requires_grad_(False)
 
 
 def _parameter_groups(network: KDCNet, config: TrainConfig) -> list[dict[str, Any]]:

@@ -169,9 +169,7 @@ class _Grid:
 
     def cell(self, xy: np.ndarray) -> np.ndarray:
         """Flat index of the cell that holds each point (the nearest one outside the field)."""
-        col = np.clip(np.floor((xy[..., 0] + 0.5) / self.stride), 0, self.width - 1)
-        row = np.clip(np.floor((xy[..., 1] + 0.5) / self.stride), 0, self.height - 1)
-        return self.index(np.stack([col, row], axis=-1))
+        return self.index(np.clip(np.floor((xy + 0.5) / self.stride), 0, (self.width - 1, self.height - 1)))
 
     def index(self, cell: np.ndarray) -> np.ndarray:
         """Flat index of cells given by whole column and row, (..., 2) -> int64 (...)."""

@@ -11,7 +11,7 @@ from kdc_cli.main import main
 from kdc_model.config import TrainConfig
 from kdc_model.gradient_noise import GradientMoments, measure, table, training_batches
 from kdc_model.network import KDCNet
-from kdc_model.train import Trainer
+from kdc_model.train import Trainer, freeze_stages
 
 
 @pytest.fixture
@@ -86,6 +86,25 @@ def test_network_is_left_as_it_was(config) -> None:
     measure(network, training_batches(config, 2), config)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert all(p.grad is None for p in network.parameters())
+
+
+def test_frozen_stages_do_not_count(config) -> None:
+    network, batches = network_of(config), list(training_batches(config, 2))
+    whole = measure(network, batches, config).parts
+    freeze_stages(network, dataclasses.replace(config, freeze_stages=2))
+    rest = measure(network, batches, config).parts
+    assert 0 < rest["trunk"]["person"].noise < whole["trunk"]["person"].noise
+    assert rest["seg"]["person"].noise == pytest.approx(whole["seg"]["person"].noise)
+
+
+def test_batch_without_people_counts_as_no_gradient(config) -> None:
+    (seen,) = training_batches(config, 1)
+    empty = next(b for b in training_batches(config, 40) if not any(len(c) for c in b.centroids_xy))
+    report = measure(network_of(config), [seen, empty], config)
+    # Two batches, g and 0: their variance is |g|^2 / 2, and of the mean's |g|^2 / 4 nothing is signal.
+    embedding = report.parts["seg"]["embedding"]
+    assert embedding.noise > 0
+    assert embedding.signal == pytest.approx(0.0, abs=1e-6 * embedding.noise)
 
 
 def test_one_batch_is_not_enough(config) -> None:
