@@ -43,10 +43,11 @@ class TrainConfig:
     Data: `train_annotations` and `train_images` are lists of equal length; `pseudo_masks` (optional, one for
     each or empty) are machine-made masks used from `pseudo_mask_quality` (estimated IoU) up. Images whose
     `crowd_prob` (chance of unmarked crowds) is above `max_crowd_prob` are left out.
-    Sizes in network pixels: `input_size` is the side of the square training window, `long_side` the size at
-    which the network will be used; `scale_range` is the range of sizes around it, `max_enlargement` the limit on
-    enlarging a picture's own pixels (0 = none): blur teaches a network to do without detail. `copy_paste`, `mosaic` and
-    `blur` are the chances of each (see `kdc_model.data.dataset.Mixing`).
+    Sizes in network pixels: `input_size` is the side of the square training window, or a list of sides that the
+    steps take in turns (small windows for many pictures, large ones for people who fill them); `long_side` the size
+    at which the network will be used; `scale_range` is the range of sizes around it, `max_enlargement` the limit on
+    enlarging a picture's own pixels (0 = none): blur teaches a network to do without detail. `copy_paste`, `mosaic`
+    and `blur` are the chances of each (see `kdc_model.data.dataset.Mixing`).
     Keypoint disks: `disk_radius_px` is R, which decoding counts with, too. With a `disk_radius_range` (network pixels)
     the disks of training have `disk_kappas` OKS kappas within it instead (see `kdc_core.encode.DiskRadius`).
     Learning rates: `learning_rate` for pyramid and heads, times `trunk_rate` for the pretrained trunk and
@@ -77,7 +78,7 @@ class TrainConfig:
     disk_radius_range: tuple[float, float] = (0.0, 0.0)
     disk_kappas: float = 1.25
     # pictures
-    input_size: int = 384
+    input_size: int | tuple[int, ...] = 384
     long_side: int = 480
     scale_range: tuple[float, float] = (0.6, 1.6)
     max_enlargement: float = 0.0
@@ -121,8 +122,8 @@ class TrainConfig:
             raise ConfigError("val_annotations and val_images go together: both or neither")
         if self.pseudo_masks and len(self.pseudo_masks) != len(self.train_annotations):
             raise ConfigError("pseudo_masks must be empty or one for each of train_annotations")
-        if self.input_size % 32 or self.input_size <= 0:
-            raise ConfigError(f"input_size must be a multiple of 32, got {self.input_size}")
+        if not self.input_sizes or any(side % 32 or side <= 0 for side in self.input_sizes):
+            raise ConfigError(f"input_size must be a multiple of 32, or a list of them, got {self.input_size}")
         for name in _ABOVE_ZERO:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
@@ -144,6 +145,11 @@ class TrainConfig:
             raise ConfigError(str(error)) from error
         if self.freeze_stages > (stages := len(network.trunk.stages())):
             raise ConfigError(f"freeze_stages is {self.freeze_stages}, but {self.trunk} has {stages} stages")
+
+    @property
+    def input_sizes(self) -> tuple[int, ...]:
+        """The sides of the training windows, one for each turn."""
+        return (self.input_size,) if isinstance(self.input_size, int) else self.input_size
 
     def network(self) -> NetworkConfig:
         """The part that shapes the network."""
@@ -204,6 +210,9 @@ class TrainConfig:
 
 def _convert(name: str, value: Any, kind: str) -> Any:
     """A YAML value as the type its field has."""
+    if " | " in kind:  # one or several
+        one, several = kind.split(" | ")
+        kind = several if isinstance(value, list) else one
     if kind.startswith("tuple"):
         if not isinstance(value, list):
             raise ConfigError(f"{name} must be a list, got {value!r}")

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from kdc_model.config import TrainConfig
-from kdc_model.data.dataset import Batch, EpochDataset, StepSampler, collate
+from kdc_model.data.dataset import Batch, StepDataset, StepSampler, collate
 from kdc_model.losses import all_losses
 from kdc_model.network import KDCNet
 from kdc_model.train import training_dataset
@@ -161,7 +161,13 @@ def training_batches(config: TrainConfig, count: int) -> Iterator[Batch]:
     """The first `count` batches of a run of `config`, as its steps would see them."""
     dataset = training_dataset(config)
     sampler = StepSampler(len(dataset), config.seed, 0, count * config.batch_size)
-    loader = DataLoader(EpochDataset(dataset), config.batch_size, sampler=sampler, collate_fn=collate, num_workers=0)
+    loader = DataLoader(
+        StepDataset(dataset, config.batch_size, config.input_sizes),
+        config.batch_size,
+        sampler=sampler,
+        collate_fn=collate,
+        num_workers=0,
+    )
     yield from loader
 
 

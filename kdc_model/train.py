@@ -23,7 +23,7 @@ from kdc_model import distributed
 from kdc_model.config import ConfigError, TrainConfig
 from kdc_model.data.augment import WarpRange
 from kdc_model.data.coco import ImageRecord, add_pseudo_masks, load_records
-from kdc_model.data.dataset import Batch, EpochDataset, Mixing, PeopleDataset, StepSampler, collate
+from kdc_model.data.dataset import Batch, Mixing, PeopleDataset, StepDataset, StepSampler, collate
 from kdc_model.from_onnx import unfold_norms
 from kdc_model.losses import all_losses
 from kdc_model.network import KDCNet
@@ -95,7 +95,7 @@ class Trainer:
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
         remaining = max(0, self.total_steps - self.step) * config.batch_size
         loader = DataLoader(
-            EpochDataset(self.dataset),
+            StepDataset(self.dataset, config.batch_size, config.input_sizes),
             batch_size=config.batch_size // distributed.world_size(),
             sampler=StepSampler(
                 len(self.dataset),
@@ -297,7 +297,7 @@ def training_dataset(config: TrainConfig) -> PeopleDataset:
     """All the training samples of a configuration, augmented."""
     return PeopleDataset(
         training_records(config),
-        config.input_size,
+        config.input_sizes[0],
         config.stride,
         config.disk_radius(),
         WarpRange(

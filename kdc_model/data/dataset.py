@@ -56,7 +56,7 @@ class Mixing:
 class PeopleDataset(Dataset[Sample]):
     """Samples for training (with `ranges`) or as they are (without).
 
-    A sample depends on seed, epoch and index only.
+    A sample depends on seed, epoch, index and the side of the window (`input_size`, network pixels) only.
     """
 
     def __init__(
@@ -141,8 +141,12 @@ def _has_pasteable(record: ImageRecord) -> bool:
     )
 
 
-class StepSampler(Sampler[tuple[int, int]]):
-    """Shuffled (epoch, index) pairs that can start at any sample, so that a resumed run goes on exactly.
+# Of a sample: its place in the run's order, the pass over the data, and its index there.
+Key = tuple[int, int, int]
+
+
+class StepSampler(Sampler[Key]):
+    """Shuffled keys that can start at any sample, so that a resumed run goes on exactly.
 
     `rank` of `world` processes gets every world-th sample, so that together they see each global batch once
     (as torch's DistributedSampler deals them out, which cannot start in the middle of an epoch).
@@ -158,27 +162,33 @@ class StepSampler(Sampler[tuple[int, int]]):
     def _positions(self) -> range:
         return range(self.start + self.rank, self.start + self.count, self.world)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[Key]:
         epoch, order = -1, np.empty(0, np.int64)
         for position in self._positions():
             if position // self.length != epoch:
                 epoch = position // self.length
                 order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
-            yield epoch, int(order[position % self.length])
+            yield position, epoch, int(order[position % self.length])
 
 
-class EpochDataset(Dataset[Sample]):
-    """A PeopleDataset addressed by (epoch, index): augmentation depends on both, whoever loads the sample."""
+class StepDataset(Dataset[Sample]):
+    """A PeopleDataset addressed by a sampler's keys: augmentation depends on them alone, whoever loads the sample.
 
-    def __init__(self, dataset: PeopleDataset) -> None:
-        self.dataset = dataset
+    The steps of `batch_size` samples (of all processes) take windows of `input_sizes` in turns: all the windows of a
+    step have one size.
+    """
+
+    def __init__(self, dataset: PeopleDataset, batch_size: int, input_sizes: Sequence[int]) -> None:
+        self.dataset, self.batch_size, self.input_sizes = dataset, batch_size, tuple(input_sizes)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        self.dataset.epoch = key[0]
-        return self.dataset[key[1]]
+    def __getitem__(self, key: Key) -> Sample:
+        position, self.dataset.epoch, index = key
+        side = self.input_sizes[position // self.batch_size % len(self.input_sizes)]
+        self.dataset.input_hw = (side, side)
+        return self.dataset[index]
 
 
 @dataclass

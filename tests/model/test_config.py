@@ -42,6 +42,13 @@ def test_yaml_round_trip(tmp_path):
     assert isinstance(config.epochs, float) and config.scale_range == (1.0, 2.0)
 
 
+def test_one_window_size_or_several(tmp_path):
+    assert TrainConfig.load(write(tmp_path, input_size=320)).input_sizes == (320,)
+    several = TrainConfig.load(write(tmp_path, input_size=[320, 320, 512]))
+    assert several.input_size == several.input_sizes == (320, 320, 512)
+    assert TrainConfig.from_dict(several.to_dict()) == several
+
+
 def test_relative_paths_are_relative_to_the_file(tmp_path):
     config = TrainConfig.load(
         write(tmp_path, pretrained="w/x.npz", val_images="/abs/val", pseudo_masks=[""], val_annotations="v.json")
@@ -98,6 +105,10 @@ def test_shipped_configurations_are_valid(repository):
         ({"colour": -0.1}, "colour"),
         ({"input_size": 100}, "input_size"),
         ({"input_size": 0}, "input_size"),
+        ({"input_size": []}, "input_size"),
+        ({"input_size": [320, 100]}, "input_size"),
+        ({"input_size": [320, "512"]}, "input_size"),
+        ({"input_size": 320.0}, "input_size"),
         ({"scale_range": [2, 1]}, "scale_range"),
         ({"scale_range": [0, 1]}, "scale_range"),
         ({"scale_range": [1]}, "scale_range"),

@@ -24,7 +24,7 @@ def config(made_folder) -> TrainConfig:
     annotations, images = str(made_folder / "annotations.json"), str(made_folder / "images")
     return TrainConfig(
         (annotations,), (images,), val_annotations=annotations, val_images=images, channels=8, head_units=1,
-        input_size=64, long_side=96, epochs=12 / 7, batch_size=4, learning_rate=0.01, warmup_steps=1, workers=0,
+        input_size=(64, 96), long_side=96, epochs=12 / 7, batch_size=4, learning_rate=0.01, warmup_steps=1, workers=0,
         seed=1, freeze_norms=True, evaluate_epochs=10.0,
     )  # fmt: skip
 
@@ -80,7 +80,7 @@ def test_the_processes_share_out_every_batch():
     whole = list(StepSampler(7, 3, 4, 16))
     shares = [list(StepSampler(7, 3, 4, 16, rank, 2)) for rank in range(2)]
     for step in range(4):
-        batch = [pair for share in shares for pair in share[2 * step : 2 * step + 2]]
+        batch = [key for share in shares for key in share[2 * step : 2 * step + 2]]
         assert sorted(batch) == sorted(whole[4 * step : 4 * step + 4])
     assert [len(StepSampler(7, 3, 4, 16, rank, 2)) for rank in range(2)] == [8, 8]
 

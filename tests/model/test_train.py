@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from kdc_model.config import TrainConfig
-from kdc_model.data.dataset import Batch, PeopleDataset, StepSampler, collate
+from kdc_model.data.dataset import Batch, PeopleDataset, StepDataset, StepSampler, collate
 from kdc_model.losses import all_losses
 from kdc_model.train import (
     NonFiniteLoss,
@@ -53,9 +53,9 @@ def state(path: Path) -> dict[str, torch.Tensor]:
     return out
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_stopping_and_resuming_is_like_never_stopping(config, tmp_path, workers):
-    config = dataclasses.replace(config, workers=workers)
+@pytest.mark.parametrize(("workers", "input_size"), [(0, 64), (1, (64, 96))])
+def test_stopping_and_resuming_is_like_never_stopping(config, tmp_path, workers, input_size):
+    config = dataclasses.replace(config, workers=workers, input_size=input_size)
     straight = Trainer(config, tmp_path / "straight", device="cpu")
     assert straight.total_steps == 6
     whole = state(straight.run())
@@ -199,9 +199,23 @@ def test_schedule_rises_then_falls():
 def test_sampler_shows_every_picture_once_an_epoch_from_any_start():
     whole = list(StepSampler(7, 3, 0, 21))
     for epoch in range(3):
-        assert sorted(whole[7 * epoch : 7 * epoch + 7]) == [(epoch, i) for i in range(7)]
-    assert [i for _, i in whole[:7]] != [i for _, i in whole[7:14]]
+        assert sorted(key[1:] for key in whole[7 * epoch : 7 * epoch + 7]) == [(epoch, i) for i in range(7)]
+    assert [key[0] for key in whole] == list(range(21))
+    assert [key[2] for key in whole[:7]] != [key[2] for key in whole[7:14]]
     assert list(StepSampler(7, 3, 5, 9)) == whole[5:14]
+
+
+def test_the_steps_take_their_window_sizes_in_turns(config, tmp_path):
+    # Every window of a step has one size, and steps that begin in the middle of an epoch keep their turn.
+    trainer = Trainer(dataclasses.replace(config, input_size=(64, 64, 96)), tmp_path, device="cpu")
+    seen = []
+    trainer._train_step = lambda batch: seen.append(batch.images.shape) or {}
+    trainer.run()
+    assert seen == [(2, 3, side, side) for side in (64, 64, 96, 64, 64, 96)]
+    dataset = StepDataset(trainer.dataset, 2, (64, 96))
+    assert [dataset[position, 0, 1][0].shape for position in range(2, 6)] == [(96, 96, 3)] * 2 + [(64, 64, 3)] * 2
+    # Augmentation does not ask for the place in the run.
+    np.testing.assert_array_equal(dataset[0, 0, 1][0], dataset[5, 0, 1][0])
 
 
 def test_pictures_with_unmarked_crowds_are_left_out(config, made_folder, tmp_path):
