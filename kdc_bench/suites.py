@@ -15,6 +15,7 @@ SUITES: dict[str, str] = {
     "pipeline": "kdc_bench.stages",
     "startup": "kdc_bench.startup",
     "peers": "kdc_bench.peers.suite",
+    "training": "kdc_bench.training",
     "node": "kdc_ros.bench",
 }
 DEFAULT_SUITES = ("decode", "pipeline", "startup")

@@ -47,10 +47,14 @@ def run(args: argparse.Namespace) -> None:
     """Compare. Raises ConfigError, AnnotationError, FileNotFoundError, NonFiniteLoss."""
     if not args.plan.is_file():
         raise FileNotFoundError(f"no plan at {args.plan}")
+    from kdc_model import distributed
     from kdc_model.ablation import AblationPlan, run_plan, table
+    from kdc_model.host_memory import keep_freed_memory
 
     plan = AblationPlan.load(args.plan)
     if args.seeds:
         plan = plan.only(args.seeds)
+    if distributed.local_device(args.device).type == "cpu":
+        keep_freed_memory()
     print(table(run_plan(plan, args.out, args.device)))
     print(f"the table is {args.out / 'ablation.md'}")

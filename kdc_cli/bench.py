@@ -16,6 +16,7 @@ Measure, and write bench.json, bench.md and bench.png into OUT. Suites:
   startup   a fresh process until its first answer, and its memory
   node      what ROS costs around the pipeline, start and memory of the node (needs ROS and the built package)
   peers     pose and masks beside YOLO11n-pose with YOLO11n-seg, and RTMO-s (see requirements/peers.txt)
+  training  a training step on the CPU by window size (needs PyTorch)
 Without a suite: decode, pipeline and startup."""
 
 _EPILOG = """\
@@ -37,7 +38,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         description=_DESCRIPTION,
         epilog=_EPILOG,
     )
-    parser.add_argument("suites", nargs="*", metavar="SUITE", help="ceiling, decode, pipeline, startup, node, peers")
+    suites = "ceiling, decode, pipeline, startup, node, peers, training"
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help=suites)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the report; made if missing")
     add_model_arguments(parser)
     parser.add_argument(

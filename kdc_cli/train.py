@@ -55,9 +55,13 @@ def run(args: argparse.Namespace) -> int:
     """Train. Raises ConfigError, AnnotationError, FileNotFoundError, FileExistsError, NonFiniteLoss."""
     config = load_config(args.config, args.overrides)
     from kdc_model import distributed
+    from kdc_model.host_memory import keep_freed_memory
     from kdc_model.train import Trainer
 
-    with distributed.processes(distributed.local_device(args.device)):
+    device = distributed.local_device(args.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    with distributed.processes(device):
         checkpoint = Trainer(config, args.out, args.resume, args.device).run()
         if distributed.rank() > 0:
             return 0

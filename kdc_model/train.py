@@ -124,7 +124,7 @@ class Trainer:
             torch.set_flush_denormal(True)
             for batch in loader:
                 got = time.monotonic()
-                terms = self._train_step(batch.to(self.device))
+                terms = self.train_step(batch.to(self.device))
                 done = time.monotonic()
                 means.add(terms, config.batch_size, waited_s=got - asked, worked_s=done - got)
                 progress.update()
@@ -170,7 +170,11 @@ class Trainer:
             part = range(index, min(index + self.config.batch_size, count))
             yield collate([self.dataset[i] for i in part]).to(self.device).images.float()
 
-    def _train_step(self, batch: Batch) -> dict[str, float]:
+    def train_step(self, batch: Batch) -> dict[str, float]:
+        """One step on this process's share of a batch; the loss terms and their weighted `total`.
+
+        Raises NonFiniteLoss.
+        """
         config = self.config
         self.network.train()
         for stage in self.network.trunk.stages()[: config.freeze_stages]:

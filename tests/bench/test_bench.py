@@ -68,6 +68,22 @@ def test_startup_measures_another_process(report: dict) -> None:
     assert 20 < row["figures"]["pss_mb"] <= row["figures"]["rss_mb"] < 2000
 
 
+def test_training_steps_of_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setattr("kdc_bench.training.SIDES", (64, 96))
+    rows = run_suite("training", BenchSettings(Path("unused.onnx"), threads=1, rounds=3)).rows
+    assert [(row.case["window"], row.case["memory"]) for row in rows] == [
+        ("64 x 64", "given back"), ("64 x 64", "kept"), ("96 x 96", "given back"), ("96 x 96", "kept"),
+    ]  # fmt: skip
+    for row in rows:
+        assert row.stages["step"].count == 3
+        assert row.figures["windows_per_s"] == pytest.approx(8e3 / row.stages["step"].p50)
+        assert row.figures["page_faults"] >= 0 and 0 <= row.figures["system_share"] < 1
+    monkeypatch.setattr("kdc_bench.training.SIDES", (33,))
+    with pytest.raises(BenchError, match="the training process failed"):
+        run_suite("training", BenchSettings(Path("unused.onnx"), threads=1, rounds=3))
+
+
 def test_the_picture_may_be_a_folders(shipped_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["bench", "pipeline", "--images", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
     assert "there is no picture in" in capsys.readouterr().err

@@ -36,12 +36,12 @@ class Interrupted(Trainer):
 
     stop_at = 3
 
-    def _train_step(self, batch):
+    def train_step(self, batch):
         if self.step == self.stop_at - 1:
             for process in multiprocessing.active_children():
                 os.kill(process.pid, signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)
-        return super()._train_step(batch)
+        return super().train_step(batch)
 
 
 def state(path: Path) -> dict[str, torch.Tensor]:
@@ -182,7 +182,7 @@ def test_log_has_means_of_the_steps_since(config, tmp_path, monkeypatch):
         trainer.step += 1
         return {"total": float(trainer.step)}
 
-    monkeypatch.setattr(trainer, "_train_step", step)
+    monkeypatch.setattr(trainer, "train_step", step)
     trainer.run()
     rows = list(csv.DictReader((tmp_path / "log.csv").open()))
     assert [(r["step"], float(r["total"])) for r in rows] == [("20", 18.0), ("40", 30.5)]
@@ -209,7 +209,7 @@ def test_the_steps_take_their_window_sizes_in_turns(config, tmp_path):
     # Every window of a step has one size, and steps that begin in the middle of an epoch keep their turn.
     trainer = Trainer(dataclasses.replace(config, input_size=(64, 64, 96)), tmp_path, device="cpu")
     seen = []
-    trainer._train_step = lambda batch: seen.append(batch.images.shape) or {}
+    trainer.train_step = lambda batch: seen.append(batch.images.shape) or {}
     trainer.run()
     assert seen == [(2, 3, side, side) for side in (64, 64, 96, 64, 64, 96)]
     dataset = StepDataset(trainer.dataset, 2, (64, 96))
@@ -256,7 +256,7 @@ def test_a_few_dozen_steps_on_one_scene_lower_every_term(config, tmp_path, mask_
     )
     trainer = Trainer(config, tmp_path, device="cpu")
     batch = one_scene(trainer)
-    history = [trainer._train_step(batch) for _ in range(45)]
+    history = [trainer.train_step(batch) for _ in range(45)]
     fields = trainer.network.eval()(batch.images.float())
     assert all(torch.isfinite(f).all() for f in fields)
     terms = all_losses(fields, batch, config.stride, mask_mode)
