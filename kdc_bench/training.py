@@ -34,7 +34,7 @@ def measure(settings: BenchSettings) -> SuiteResult:
         trainers = {memory: stack.enter_context(_trainer(memory, settings)) for memory in MEMORY}
 
         def step(memory: str, side: int) -> dict[str, float]:
-            said = _ask(trainers[memory], side)
+            said = ask(trainers[memory], side)
             faults[memory, side].append(said["faults"])
             system[memory, side].append(said["system"])
             return {"step": said["step_ms"]}
@@ -84,7 +84,7 @@ def _trainer(memory: str, settings: BenchSettings) -> Iterator[subprocess.Popen[
             process.communicate()
 
 
-def _ask(process: subprocess.Popen[str], side: int) -> dict[str, float]:
+def ask(process: subprocess.Popen[str], side: int) -> dict[str, float]:
     """One step's figures. Raises BenchError where the process fails."""
     assert process.stdin is not None and process.stdout is not None
     with contextlib.suppress(BrokenPipeError):  # then it has nothing to say either
@@ -114,7 +114,7 @@ def _take_steps(memory: str, threads: int, cpu_time: bool) -> None:
     torch.set_flush_denormal(True)  # as in a run
     clock = time.thread_time if cpu_time else time.perf_counter
     with tempfile.TemporaryDirectory() as folder:
-        annotations = write_dataset(Path(folder), WINDOWS, 480, 640, people=(1, 4))
+        annotations = write_dataset(Path(folder), WINDOWS, 240, 320, people=(1, 4))
         config = TrainConfig((str(annotations),), (str(Path(folder) / "images"),), freeze_norms=True, workers=0)
         trainer = Trainer(config, Path(folder) / "run", device="cpu")
         records, radius = trainer.dataset.records, config.disk_radius()
