@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import json
 import resource
@@ -60,6 +61,7 @@ def measure(settings: BenchSettings) -> SuiteResult:
             "kept: as `kdc train` does on a CPU; given back: as the C library does by itself.",
             "page_faults: of one step, median; system_share: part of its CPU time that the kernel took.",
         ],
+        versions={"torch": importlib.metadata.version("torch")},
     )
 
 

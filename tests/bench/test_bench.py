@@ -73,7 +73,9 @@ def test_startup_measures_another_process(report: dict) -> None:
 def test_training_steps_of_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     monkeypatch.setattr("kdc_bench.training.SIDES", (64, 96))
-    rows = run_suite("training", BenchSettings(Path("unused.onnx"), threads=1, rounds=3)).rows
+    result = run_suite("training", BenchSettings(Path("unused.onnx"), threads=1, rounds=3))
+    rows = result.rows
+    assert set(result.versions) == {"torch"}
     assert [(row.case["window"], row.case["memory"]) for row in rows] == [
         ("64 x 64", "given back"), ("64 x 64", "kept"), ("96 x 96", "given back"), ("96 x 96", "kept"),
     ]  # fmt: skip
