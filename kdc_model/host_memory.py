@@ -12,8 +12,8 @@ def keep_freed_memory() -> bool:
     """Let this process keep the memory that it frees, from now to its end; False where the C library is not glibc.
 
     By itself glibc maps blocks above 32 MB on their own where its heap has no room, and gives them back when they are
-    freed, and the free end of its heap as well (mallopt(3): M_MMAP_THRESHOLD, M_TRIM_THRESHOLD). With large windows each
-    training step would then have the kernel hand out and clear gigabytes again, page by page.
+    freed, and the free end of its heap as well (mallopt(3): M_MMAP_THRESHOLD, M_TRIM_THRESHOLD). With large windows
+    each training step would then have the kernel hand out and clear gigabytes again, page by page.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
