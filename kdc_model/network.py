@@ -19,8 +19,13 @@ from torch import Tensor, nn
 from kdc_core.skeleton import NUM_DIRECTED_EDGES, NUM_KEYPOINTS
 from kdc_core.spec import MASK_MODES
 from kdc_model.trunks import make_trunk
+from kdc_model.trunks.mobilenet_v1 import MobileNetV1
+from kdc_model.trunks.movenet import MoveNetTrunk
 
 _POSE_CHANNELS = NUM_KEYPOINTS + 2 * NUM_KEYPOINTS + 2 * NUM_DIRECTED_EDGES
+
+
+_OFFSET_UNIT_PX = 8.0
 
 
 class FieldTensors(NamedTuple):
@@ -75,6 +80,15 @@ class NetworkConfig:
     @property
     def embedding_channels(self) -> int:
         return 2 * NUM_KEYPOINTS if self.mask_mode == "bank" else 2
+
+
+def _units(unit: float, first: int, end: int, after: int = 0) -> Tensor | None:
+    """(end + after, 1, 1): `unit` for channels first..end, 1 for the others; None when it is all 1."""
+    if unit == 1.0:
+        return None
+    units = torch.ones(end + after, 1, 1)
+    units[first:end] = unit
+    return units
 
 
 def _conv3x3(channels: int, separable: bool) -> nn.Sequential:
@@ -132,12 +146,48 @@ class _Pyramid(nn.Module):
         return x
 
 
-class _Head(nn.Module):
-    """Coarse 1x1 on the deepest features (upsampled) plus residual units and 1x1 on the pyramid."""
+class MoveNetPyramid(nn.Module):
+    """MoveNet's form of the pyramid: a separable convolution and one ReLU a level, none at the deepest.
 
-    def __init__(self, config: NetworkConfig, deep_channels: int, factor: float, channels_out: int) -> None:
+    Wider than the published one, whose 64, 32, 24 and 24 channels are the first of each level (see
+    `pretrained.py`).
+    """
+
+    def __init__(self, channels_in: tuple[int, ...], strides: tuple[int, ...], channels: int) -> None:
+        super().__init__()
+        self.factors = [coarse / fine for coarse, fine in zip(strides, strides[1:])]
+        self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in channels_in)
+        self.smooth = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+                nn.Conv2d(channels, channels, 1, bias=False),
+                nn.BatchNorm2d(channels),
+            )
+            for _ in self.factors
+        )
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        deepest, *others = features[::-1]
+        x: Tensor = self.lateral[0](deepest)
+        for feature, factor, lateral, smooth in zip(others, self.factors, self.lateral[1:], self.smooth):
+            x = F.relu(smooth(_enlarge(x, factor) + lateral(feature)))
+        return x
+
+
+class _Head(nn.Module):
+    """Coarse 1x1 on the deepest features (upsampled) plus residual units and 1x1 on the pyramid.
+
+    unit: (channels_out, 1, 1) or None; what both predictions count in (None: 1).
+    """
+
+    unit: Tensor | None
+
+    def __init__(
+        self, config: NetworkConfig, deep_channels: int, factor: float, channels_out: int, unit: Tensor | None
+    ) -> None:
         super().__init__()
         self.factor = factor
+        self.register_buffer("unit", unit, persistent=False)
         self.coarse = nn.Conv2d(deep_channels, channels_out, 1)
         self.units = nn.Sequential(
             *(_ResidualUnit(config.channels, config.separable) for _ in range(config.head_units))
@@ -150,8 +200,10 @@ class _Head(nn.Module):
             nn.init.zeros_(conv.bias)
 
     def forward(self, deep: Tensor, shallow: Tensor) -> Tensor:
-        fine = self.fine(self.units(shallow))
-        return _enlarge(self.coarse(deep), self.factor) + fine
+        coarse, fine = self.coarse(deep), self.fine(self.units(shallow))
+        if self.unit is not None:
+            coarse, fine = coarse * self.unit, fine * self.unit
+        return _enlarge(coarse, self.factor) + fine
 
 
 class KDCNet(nn.Module):
@@ -175,10 +227,18 @@ class KDCNet(nn.Module):
         self._first = self.trunk.strides.index(config.stride)
         levels = self.trunk.channels[self._first :]
         strides = self.trunk.strides[self._first :]
-        self.pyramid = _Pyramid(levels[::-1], strides[::-1], config.channels, config.separable)
+        self.pyramid: nn.Module
+        if isinstance(self.trunk, MoveNetTrunk):
+            self.pyramid = MoveNetPyramid(levels[::-1], strides[::-1], config.channels)
+        else:
+            self.pyramid = _Pyramid(levels[::-1], strides[::-1], config.channels, config.separable)
         factor = strides[-1] / strides[0]
-        self.pose = _Head(config, levels[-1], factor, _POSE_CHANNELS)
-        self.seg = _Head(config, levels[-1], factor, 2 + config.embedding_channels)
+        # Published heads (BodyPix) count in pixels. Heads from scratch count offsets in larger units: in
+        # pixels Adam would take a thousand steps to make them long enough.
+        unit = 1.0 if isinstance(self.trunk, MobileNetV1) else _OFFSET_UNIT_PX
+        embedding = config.embedding_channels
+        self.pose = _Head(config, levels[-1], factor, _POSE_CHANNELS, _units(unit, NUM_KEYPOINTS, _POSE_CHANNELS))
+        self.seg = _Head(config, levels[-1], factor, 2 + embedding, _units(unit, 1, 1 + embedding, 1))
         self.register_buffer("mean", torch.tensor(self.trunk.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.trunk.std).view(1, 3, 1, 1), persistent=False)
         # A rare positive should not cost the first steps: start every heatmap near 1 %, people near 10 %.

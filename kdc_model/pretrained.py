@@ -2,7 +2,8 @@
 
 `.npz` files are numpy archives (no pickle). MobileNetV1 files of the BodyPix / PoseNet family also start the
 coarse heads; torchvision's state dicts (`.pth`, loaded with `weights_only`) and `.npz` files in its names
-start the trunks of MobileNetV2 and ResNet. A file that `kdc export` wrote (`.onnx`) starts the whole network.
+start the trunks of MobileNetV2 and ResNet; MoveNet MultiPose's graph model (`.json`, TensorFlow.js) starts
+trunk and pyramid. A file that `kdc export` wrote (`.onnx`) starts the whole network.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdc_core.skeleton import DIRECTED_EDGES, KEYPOINT_INDEX, NUM_DIRECTED_EDGES, NUM_KEYPOINTS
 from kdc_model.from_onnx import load_exported
-from kdc_model.network import KDCNet
+from kdc_model.network import KDCNet, MoveNetPyramid
+from kdc_model.tfjs import load_graph_weights
 from kdc_model.trunks.mobilenet_v1 import MobileNetV1, load_published
+from kdc_model.trunks.movenet import MoveNetTrunk
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +36,9 @@ _PUBLISHED_EDGES = (
 _GRID_SHIFT_PX = 2.5
 # Torso joints whose mean is the first guess of a person's centre in the embedding.
 _TORSO = tuple(KEYPOINT_INDEX[n] for n in ("left_shoulder", "right_shoulder", "left_hip", "right_hip"))
+
+# Our names of a block's convolutions, and MoveNet's graph's.
+_MOVENET_BLOCK = (("expand", "expand/Conv2D"), ("dw", "depthwise/depthwise"), ("project", "project/Conv2D"))
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -61,8 +67,13 @@ def initialise(network: KDCNet, path: Path) -> None:
     if path.suffix == ".onnx":
         load_exported(network, path)
         return
-    weights = load_weights(path)
     trunk = network.trunk
+    if path.suffix == ".json":
+        if not isinstance(trunk, MoveNetTrunk):
+            raise ValueError(f"{path} is MoveNet's: it starts the trunk movenet, not {network.config.trunk}")
+        _load_movenet(network, load_graph_weights(path))
+        return
+    weights = load_weights(path)
     if isinstance(trunk, MobileNetV1):
         load_published(trunk, weights)
         if "head_heatmap.weight" in weights:
@@ -112,3 +123,64 @@ def _load_published_heads(network: KDCNet, weights: dict[str, Tensor]) -> None:
             else:
                 target[1:-1] = to_xy[list(_TORSO)].mean(0)
         seg.bias[1:-1] += _GRID_SHIFT_PX
+
+
+def _load_movenet(network: KDCNet, weights: dict[str, Tensor]) -> None:
+    """MoveNet MultiPose's trunk and pyramid; the pyramid's further channels add nothing to the published ones.
+
+    What it computes in the published channels is what the published graph computes. Raises ValueError naming
+    the first weight that is missing or does not fit.
+    """
+    by_end = {name.partition("feature_extractor/model_1/")[2]: value for name, value in weights.items()}
+
+    def take(name: str, target: Tensor) -> None:
+        """Into the target's first channels, from (kh, kw, in, out) or, depthwise, (kh, kw, channels, 1)."""
+        if name not in by_end:
+            raise ValueError(f"the graph model has no '{name}': is it MoveNet MultiPose?")
+        value = by_end[name]
+        if value.ndim == 4:
+            depthwise = target.shape[1] == 1 and value.shape[3] == 1 and value.shape[2] > 1
+            value = value.permute((2, 3, 0, 1) if depthwise else (3, 2, 0, 1))
+        if value.ndim != target.ndim or any(a > b for a, b in zip(value.shape, target.shape)):
+            raise ValueError(f"'{name}' is {tuple(value.shape)}, the network has room for {tuple(target.shape)}")
+        if value.ndim == 4:
+            # Published channels do not look at the others, which start at random, as strong as these.
+            ours = target[len(value) :]
+            ours *= value.flatten(1).norm(dim=1).mean() / ours.flatten(1).norm(dim=1, keepdim=True)[..., None, None]
+            target[: len(value), value.shape[1] :] = 0.0
+            target[: len(value), : value.shape[1]] = value
+        else:
+            target[: len(value)] = value
+            target[len(value) :] = 0.0
+
+    def take_conv(conv: nn.Conv2d, weight: str, bias: str) -> None:
+        assert conv.bias is not None
+        take(weight, conv.weight)
+        take(bias, conv.bias)
+
+    trunk, pyramid = network.trunk, network.pyramid
+    assert isinstance(trunk, MoveNetTrunk) and isinstance(pyramid, MoveNetPyramid)
+    with torch.no_grad():
+        take_conv(trunk.conv0, "model/Conv1/Conv2D_weights", "model/Conv1/Conv2D_bn_offset")
+        for number, block in enumerate(trunk.stages()[1:-1]):
+            prefix = f"model/block_{number}_" if number else "model/expanded_conv_"
+            for part, name in _MOVENET_BLOCK:
+                conv = getattr(block, part)
+                if conv is not None:
+                    take_conv(conv, f"{prefix}{name}_weights", f"{prefix}{name}_bn_offset")
+        take_conv(trunk.last, "model/Conv_1/Conv2D_weights", "model/Conv_1/Conv2D_bn_offset")
+        for level, lateral in enumerate(pyramid.lateral):
+            name = f"conv2d_{level}" if level else "conv2d"
+            assert isinstance(lateral, nn.Conv2d)
+            take_conv(lateral, f"{name}/Conv2D/ReadVariableOp", f"{name}/BiasAdd/ReadVariableOp")
+        for level, smooth in enumerate(pyramid.smooth):
+            assert isinstance(smooth, nn.Sequential)
+            depthwise, pointwise, norm = smooth
+            assert isinstance(depthwise, nn.Conv2d) and isinstance(pointwise, nn.Conv2d)
+            assert isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None
+            name = f"separable_conv2d_{level}" if level else "separable_conv2d"
+            take(f"{name}/separable_conv2d/ReadVariableOp", depthwise.weight)
+            take(f"{name}/separable_conv2d_weights", pointwise.weight)
+            norm.reset_parameters()
+            norm.running_var.fill_(1.0 - norm.eps)
+            take(f"{name}/separable_conv2d_bn_offset", norm.bias)

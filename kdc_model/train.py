@@ -75,7 +75,7 @@ class Trainer:
             self._load(last)
         self.dataset = training_dataset(config)
         self.total_steps = max(1, math.ceil(config.epochs * len(self.dataset) / config.batch_size))
-        if config.pretrained.endswith(".onnx") and not last.exists():
+        if config.pretrained.endswith((".onnx", ".json")) and not last.exists():
             unfold_norms(self.network, self._first_images())
             self.average.load_state_dict(self.network.state_dict())
         self._model: nn.Module = self.network

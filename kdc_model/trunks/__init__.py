@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from kdc_model.trunks.mobilenet_v1 import MobileNetV1
 from kdc_model.trunks.mobilenet_v2 import MobileNetV2
+from kdc_model.trunks.movenet import MoveNetTrunk
 from kdc_model.trunks.resnet import LAYERS as _RESNETS
 from kdc_model.trunks.resnet import ResNet
 
-Trunk = MobileNetV1 | MobileNetV2 | ResNet
-TRUNK_NAMES = ("mobilenet_v1_075", "mobilenet_v1_100", "mobilenet_v2", *_RESNETS)
+Trunk = MobileNetV1 | MobileNetV2 | MoveNetTrunk | ResNet
+TRUNK_NAMES = ("mobilenet_v1_075", "mobilenet_v1_100", "mobilenet_v2", "movenet", *_RESNETS)
 
 
 def make_trunk(name: str, output_stride: int) -> Trunk:
@@ -19,6 +20,10 @@ def make_trunk(name: str, output_stride: int) -> Trunk:
         return MobileNetV1(0.75 if name.endswith("075") else 1.0)
     if name == "mobilenet_v2":
         return MobileNetV2(output_stride)
+    if name == "movenet":
+        if output_stride != 32:
+            raise ValueError(f"{name} runs at output_stride 32, not {output_stride}")
+        return MoveNetTrunk()
     if name in _RESNETS:
         return ResNet(name, output_stride)
     raise ValueError(f"unknown trunk '{name}': choose one of {', '.join(TRUNK_NAMES)}")

@@ -24,7 +24,7 @@ _BLOCKS = (
 )
 
 
-class _Downsample(nn.Conv2d):
+class Downsample(nn.Conv2d):
     """A stride-2 3x3 convolution that pads either both sides by one, or only right and below.
 
     Padding both sides puts output cell i on input cell 2i, padding right and below on 2i + 1. Taking turns
@@ -51,7 +51,7 @@ class _Block(nn.Module):
         super().__init__()
         self.dw: nn.Conv2d
         if stride == 2:
-            self.dw = _Downsample(channels_in, channels_in, channels_in, pad_after)
+            self.dw = Downsample(channels_in, channels_in, channels_in, pad_after)
         else:
             self.dw = nn.Conv2d(
                 channels_in, channels_in, 3, padding=dilation, dilation=dilation, groups=channels_in
@@ -76,7 +76,7 @@ class MobileNetV1(nn.Module):
     def __init__(self, width: float = 0.75) -> None:
         super().__init__()
         channels = int(32 * width)
-        self.conv0 = _Downsample(3, channels, 1, pad_after=False)
+        self.conv0 = Downsample(3, channels, 1, pad_after=False)
         downsamples, level = 1, {}
         for number, (stride, full) in enumerate(_BLOCKS, start=1):
             # PoseNet's and BodyPix's 0.75 form stays at 384 channels to the end.

@@ -107,6 +107,21 @@ def test_channels_of_the_heads_are_the_fields_in_order():
     assert fields.embedding[0, :, 3, 3].tolist() == [1, 2]
 
 
+def test_heads_from_scratch_count_offsets_in_eight_pixels():
+    """The logits and log sigma stay as they are; BodyPix's heads, above, count in pixels."""
+    network = tiny(trunk="movenet", output_stride=32)
+    with torch.no_grad():
+        for head in (network.pose, network.seg):
+            for conv in (head.coarse, head.fine):
+                conv.weight.zero_()
+                conv.bias.fill_(0.5)
+        fields = network(torch.zeros(1, 3, 64, 64))
+    for logits in (fields.heatmap, fields.person, fields.log_sigma):
+        assert (logits == 1).all()
+    for offsets in (fields.offset, fields.displacement, fields.embedding):
+        assert (offsets == 8).all()
+
+
 def test_coarse_offsets_are_exact_on_the_fine_grid():
     """The offset to one place is linear in the cell's own, and stays so when enlarged, but for the border."""
     network = tiny()
@@ -129,8 +144,10 @@ def test_coarse_offsets_are_exact_on_the_fine_grid():
     torch.testing.assert_close(embedding[:, 2:-2, 2:-2], expected[:, 2:-2, 2:-2], rtol=1e-5, atol=1e-4)
 
 
-def test_every_parameter_learns():
-    network = tiny().train()
+@pytest.mark.parametrize("changes", [{}, {"trunk": "movenet", "output_stride": 32}])
+def test_every_parameter_learns(changes):
+    torch.manual_seed(0)
+    network = tiny(**changes).train()
     fields = network(torch.randint(0, 256, (2, 3, 64, 64)).float())
     sum(f.square().mean() for f in fields).backward()
     still = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]

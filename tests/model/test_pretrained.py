@@ -9,6 +9,7 @@ from torch.nn.functional import conv2d
 from kdc_core.skeleton import DIRECTED_EDGES, KEYPOINT_INDEX, NUM_KEYPOINTS
 from kdc_model.network import FieldTensors, KDCNet, NetworkConfig
 from kdc_model.pretrained import initialise, load_weights
+from tests.model.movenet_graph import PREFIX, made_weights, published_pyramid, write_graph
 
 # The published order of the displacement head, as its makers give it (parent, child).
 PUBLISHED_EDGES = [
@@ -176,6 +177,42 @@ def test_mobilenet_v2_files_load(backbones):
         initialise(network, backbones / f"mobilenet_v2_{name}.npz")
         weight = load_weights(backbones / f"mobilenet_v2_{name}.npz")["features.17.conv.2.weight"]
         assert torch.equal(network.trunk.features[17].conv[2].weight, weight)
+
+
+def movenet(channels: int = 64, trunk: str = "movenet") -> KDCNet:
+    torch.manual_seed(0)
+    return KDCNet(NetworkConfig(trunk=trunk, output_stride=32, channels=channels, head_units=0)).eval()
+
+
+@pytest.fixture(scope="module")
+def movenet_weights() -> dict[str, np.ndarray]:
+    return made_weights()
+
+
+def test_movenets_features_are_the_pyramids_first_channels(tmp_path, movenet_weights):
+    path = write_graph(tmp_path, movenet_weights)
+    network = movenet()
+    initialise(network, path)
+    picture = torch.rand(1, 3, 96, 128) * 2 - 1
+    with torch.no_grad():
+        features = network.pyramid(network.trunk(picture))
+        expected = published_pyramid(movenet_weights, picture)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(features[:, :24], expected, rtol=1e-4, atol=1e-5)
+    # The other channels see the picture too, and are not stronger by an order of magnitude.
+    others = features[:, 24:].std()
+    assert 0.1 * expected.std() < others < 10 * expected.std()
+
+
+def test_movenets_graph_must_fit(tmp_path, movenet_weights):
+    with pytest.raises(ValueError, match="starts the trunk movenet, not mobilenet_v2"):
+        initialise(movenet(trunk="mobilenet_v2"), write_graph(tmp_path, movenet_weights))
+    with pytest.raises(ValueError, match=r"'conv2d/Conv2D/.*' is \(64, 1280, 1, 1\), .* room for \(48, 1280"):
+        initialise(movenet(channels=48), write_graph(tmp_path, movenet_weights))
+    name = "model/block_7_project/Conv2D_weights"
+    lacking = {k: v for k, v in movenet_weights.items() if k != PREFIX + name}
+    with pytest.raises(ValueError, match=f"the graph model has no '{name}': is it MoveNet MultiPose"):
+        initialise(movenet(), write_graph(tmp_path, lacking))
 
 
 def test_files_that_are_no_weights_say_so(tmp_path):

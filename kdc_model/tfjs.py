@@ -1,0 +1,55 @@
+"""Weights of TensorFlow.js graph models: a .json file with the topology, a .bin file with the numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def load_graph_weights(path: Path) -> dict[str, Tensor]:
+    """Float weights of a graph model by their names in the graph, float32, in TensorFlow's axis order.
+
+    The numbers are read from the files the .json names, or else from a .bin file of the same name beside it.
+    Raises FileNotFoundError, or ValueError when the files are no such model.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no pretrained weights at {path}")
+    try:
+        (group,) = json.loads(path.read_text())["weightsManifest"]
+        files = [path.parent / name for name in group["paths"]]
+        entries = [_entry(weight) for weight in group["weights"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a TensorFlow.js graph model: {error!r}") from error
+    if not files or not all(file.is_file() for file in files):
+        files = [path.with_suffix(".bin")]
+    if not files[0].is_file():
+        raise FileNotFoundError(f"{path} needs its weights beside it: no {files[0].name}")
+    data = b"".join(file.read_bytes() for file in files)
+    weights: dict[str, Tensor] = {}
+    at = 0
+    for name, shape, kind, dtype, quantization in entries:
+        count = math.prod(shape)
+        if at + count * kind.itemsize > len(data):
+            raise ValueError(f"{files[-1]} ends within '{name}'")
+        numbers = np.frombuffer(data, kind, count, at).reshape(shape).astype(np.float32)
+        at += count * kind.itemsize
+        if "scale" in quantization:
+            numbers = numbers * np.float32(quantization["scale"]) + np.float32(quantization["min"])
+        if dtype == "float32":
+            weights[name] = torch.from_numpy(numbers)
+    if at != len(data):
+        raise ValueError(f"{files[-1]} holds {len(data) - at} bytes more than {path.name} says")
+    return weights
+
+
+def _entry(weight: dict[str, Any]) -> tuple[str, tuple[int, ...], np.dtype[Any], str, dict[str, Any]]:
+    """Name, shape, stored type, meant type and quantization of one weight."""
+    quantization = weight.get("quantization", {})
+    kind = np.dtype(quantization.get("dtype", weight["dtype"]))
+    return weight["name"], tuple(weight["shape"]), kind, weight["dtype"], quantization
