@@ -11,6 +11,7 @@ import rclpy
 from kdc.msg import InstanceMaskArray, PoseArray
 from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
@@ -95,19 +96,27 @@ class _Store:
 
 
 class Recorder(Node):
-    """Subscribes to the camera and to everything that the node publishes about people. `spin` to record."""
+    """Subscribes to everything that the node publishes about people, then to the camera. `spin` to record.
+
+    The camera waits for this subscription: discovery takes seconds now and then, and the first answers would be
+    nobody's.
+    """
 
     def __init__(self, node_name: str) -> None:
         super().__init__("demo_recorder")
         self.answers: dict[int, Answer] = {}
         self._waiting = _Store()
-        self.create_subscription(Image, camera.TOPIC, self._on_image, camera.IMAGES)
-        self.create_subscription(PoseArray, f"{node_name}/poses", self._on_poses, _RESULTS)
-        self.create_subscription(InstanceMaskArray, f"{node_name}/masks", self._on_masks, _RESULTS)
-        self.create_subscription(MarkerArray, f"{node_name}/markers", self._on_markers, _RESULTS)
+        self._results = [
+            self.create_subscription(PoseArray, f"{node_name}/poses", self._on_poses, _RESULTS),
+            self.create_subscription(InstanceMaskArray, f"{node_name}/masks", self._on_masks, _RESULTS),
+            self.create_subscription(MarkerArray, f"{node_name}/markers", self._on_markers, _RESULTS),
+        ]
+        self._images: Subscription | None = None
 
     def spin(self, seconds: float) -> None:
         """Record for at most so long; returns early when something arrived."""
+        if self._images is None and all(results.get_publisher_count() for results in self._results):
+            self._images = self.create_subscription(Image, camera.TOPIC, self._on_image, camera.IMAGES)
         rclpy.spin_once(self, timeout_sec=seconds)
 
     def _on_image(self, message: Image) -> None:
