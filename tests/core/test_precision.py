@@ -40,7 +40,7 @@ def test_half_precision_keeps_the_people(shipped_model: Path, tmp_path: Path, ph
     model = onnx.load(str(twin))
     kinds = {w.name: w.data_type for w in model.graph.initializer}
     halves = [n for n in model.graph.node if n.op_type == "Conv" and kinds[n.input[1]] == onnx.TensorProto.FLOAT16]
-    assert len(halves) == 48
+    assert len(halves) == 74
     reference, backend = load_backend(shipped_model, "onnxruntime"), load_backend(twin, "onnxruntime")
     assert backend.spec == reference.spec
     parity = compare(comparable_pipeline(reference), comparable_pipeline(backend), photos)
@@ -55,7 +55,7 @@ def test_eight_bits_as_tensorrt_takes_them(shipped_model: Path, tmp_path: Path, 
     model = onnx.load(str(twin))
     made = {o: n for n in model.graph.node for o in n.output}
     quantised = [n for n in model.graph.node if n.op_type == "Conv" and n.input[1] in made]
-    assert len(quantised) == 44, "all but those that give fields, and the smoothing"
+    assert len(quantised) == 70, "all but those that give fields, and the smoothing"
     assert all(n.input[2] not in made for n in quantised if len(n.input) > 2), "biases in float"
     zeros = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
     pairs = [n for n in model.graph.node if n.op_type == "QuantizeLinear"]
