@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 WARM_UP_ROUNDS = 2
+# ONNX Runtime's workers spin for a while after their work, on cores that the next network would need: with two
+# threads on two cores networks run in turn took four times as long as alone.
+WORKERS_REST_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,15 @@ class Stopwatch:
         self.stage_ms[stage] = self.stage_ms.get(stage, 0.0) + (self._clock() - start) * 1e3
 
 
-def interleaved(runs: dict[str, Callable[[], dict[str, float]]], rounds: int) -> dict[str, StageTimes]:
+def interleaved(
+    runs: dict[str, Callable[[], dict[str, float]]], rounds: int, rest_s: float = 0.0
+) -> dict[str, StageTimes]:
     """Run everything in turn, `rounds` times over, after a few rounds that do not count.
 
     What else the machine does then falls on all of them alike, so that their ratio means something even where the
     times themselves do not. Each run returns its stages' times.
+
+    rest_s: seconds of rest before each run (see `WORKERS_REST_S`).
     """
     for _ in range(WARM_UP_ROUNDS):
         for run in runs.values():
@@ -73,5 +80,7 @@ def interleaved(runs: dict[str, Callable[[], dict[str, float]]], rounds: int) ->
     times = {name: StageTimes() for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
+            if rest_s > 0:
+                time.sleep(rest_s)
             times[name].add(run())
     return times

@@ -119,6 +119,18 @@ def test_interleaved_runs_take_turns() -> None:
     assert times["y"].samples == {"a": [2.0] * 3, "b": [1.0] * 3, "total": [3.0] * 3}
 
 
+def test_runs_rest_before_they_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str | float] = []
+    monkeypatch.setattr("kdc_bench.timing.time.sleep", events.append)
+
+    def run() -> dict[str, float]:
+        events.append("run")
+        return {"a": 1.0}
+
+    interleaved({"x": run}, rounds=2, rest_s=0.5)
+    assert events == ["run", "run", 0.5, "run", 0.5, "run"], "not while warming up"
+
+
 def test_summary() -> None:
     summary = Summary.of([float(v) for v in range(101)])
     assert (summary.least, summary.p50, summary.p95, summary.p99, summary.count) == (0, 50, 95, 99, 101)

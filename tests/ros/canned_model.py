@@ -32,7 +32,7 @@ KEYPOINTS_XY = np.array(
 def write_canned_model(path: Path, busy_work: int = 0, load_work: int = 0) -> Path:
     """Write the model to `path`.
 
-    busy_work: size n of an n x n matrix product that the graph does besides, to be slow (1500: a few 100 ms).
+    busy_work: size n of an n x n matrix product that the graph does besides, to be slow (1500: 30 to a few 100 ms).
     load_work: the same with constants, which the runtime works out while it loads the model.
     """
     people = np.zeros((NUM_KEYPOINTS, 2, NUM_KEYPOINTS, 3), np.float32)

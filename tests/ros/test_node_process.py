@@ -249,7 +249,7 @@ def test_a_signal_right_at_the_start(start_node, canned_model):
 
 def test_results_are_no_older_than_a_frame_interval_and_an_inference(start_node, make_peer, tmp_path):
     """A camera of 30 Hz in front of a network that takes longer: nothing queues up, what is skipped is counted."""
-    model = canned.write_canned_model(tmp_path / "slow.onnx", busy_work=1500)
+    model = canned.write_canned_model(tmp_path / "slow.onnx", busy_work=2000)
     node = start_node(model=model, threads=1)
     node.wait_ready()
     peer = make_peer()
