@@ -56,7 +56,8 @@ class NetworkConfig:
     stride:        stride of the fields.
     channels:      channels of the pyramid and the heads.
     head_units:    residual units in each head.
-    separable:     depthwise-separable 3x3 convolutions in pyramid and heads (else full ones).
+    separable:     depthwise-separable 3x3 convolutions in pyramid and heads (else full ones; the pyramid of the trunk
+                   `movenet` is always separable, as its published weights are).
     mask_mode:     "static", "embedding" or "bank".
     """
 
