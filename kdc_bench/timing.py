@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 WARM_UP_ROUNDS = 2
-# ONNX Runtime's workers spin for a while after their work, on cores that the next network would need: with two
-# threads on two cores networks run in turn took four times as long as alone.
+# ONNX Runtime's workers spin for a while after their work, on cores that the next network would need: on two cores,
+# networks of two threads each took twice as long in turn without a rest as with one.
 WORKERS_REST_S = 0.1
 
 

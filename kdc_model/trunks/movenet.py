@@ -16,8 +16,8 @@ _BLOCKS = (
     (6, 240, 2), (6, 240, 1), (6, 240, 1), (6, 480, 1),
 )  # fmt: skip
 _FIRST_CHANNELS, _LAST_CHANNELS = 48, 1280
-# The blocks whose output the published pyramid takes, and their strides; `last` is the fourth level.
-_TAPS = {2: 4, 5: 8, 9: 16}
+# The blocks whose output the published pyramid takes, at strides 4, 8 and 16; `last` is the fourth level.
+_TAPS = (2, 5, 9)
 
 
 class _Block(nn.Module):
