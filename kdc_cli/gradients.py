@@ -44,8 +44,9 @@ def run(args: argparse.Namespace) -> None:
     """Measure. Raises FileNotFoundError, CheckpointError, ConfigError, AnnotationError, CommandError, ValueError."""
     from kdc_cli.train import overridden
     from kdc_model import distributed
+    from kdc_model.checkpoint import network_from_checkpoint
     from kdc_model.gradient_noise import measure, table, training_batches
-    from kdc_model.train import freeze_stages, network_from_checkpoint
+    from kdc_model.train import freeze_stages
 
     network, trained, _ = network_from_checkpoint(args.checkpoint)
     config = overridden(trained, args.overrides)

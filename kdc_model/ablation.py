@@ -20,13 +20,14 @@ import yaml
 
 from kdc_core.decode.masks import MaskOptions
 from kdc_core.pipeline import Pipeline, PipelineOptions
+from kdc_model.checkpoint import network_from_checkpoint
 from kdc_model.config import ConfigError, TrainConfig
 from kdc_model.evaluate import TruthImage, evaluate, load_truth
 from kdc_model.field_decoding import DecodingSwitches, FieldBackend
 from kdc_model.from_onnx import load_exported
 from kdc_model.network import KDCNet
 from kdc_model.torch_backend import model_spec
-from kdc_model.train import Trainer, network_from_checkpoint
+from kdc_model.train import Trainer
 
 logger = logging.getLogger(__name__)
 

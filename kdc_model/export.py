@@ -21,9 +21,9 @@ from kdc_core.parity import LIMITS, ParityLimits, comparable_pipeline, compare
 from kdc_core.skeleton import NUM_KEYPOINTS
 from kdc_core.spec import METADATA_KEY, OUTPUT_NAMES, ModelSpec, ModelSpecError
 from kdc_model.candidate_graph import ExportedKDC
+from kdc_model.checkpoint import network_from_checkpoint
 from kdc_model.network import KDCNet
 from kdc_model.torch_backend import ReferenceBackend, model_spec
-from kdc_model.train import network_from_checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -3,11 +3,13 @@
 `.npz` files are numpy archives (no pickle). MobileNetV1 files of the BodyPix / PoseNet family also start the
 coarse heads; torchvision's state dicts (`.pth`, loaded with `weights_only`) and `.npz` files in its names
 start the trunks of MobileNetV2 and ResNet; MoveNet MultiPose's graph model (`.json`, TensorFlow.js) starts
-trunk and pyramid. A file that `kdc export` wrote (`.onnx`) starts the whole network.
+trunk and pyramid. A file that `kdc export` wrote (`.onnx`) and a checkpoint of `kdc train` (`.pt`: its averaged
+network) start the whole network. The slim form of MoveNet's trunk starts from the wide one (`kdc_model.slim`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import pickle
 import zipfile
@@ -18,8 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from kdc_core.skeleton import DIRECTED_EDGES, KEYPOINT_INDEX, NUM_DIRECTED_EDGES, NUM_KEYPOINTS
+from kdc_model.checkpoint import load_checkpoint
 from kdc_model.from_onnx import load_exported
 from kdc_model.network import KDCNet, MoveNetPyramid
+from kdc_model.slim import Batches, slim_trunk
 from kdc_model.tfjs import load_graph_weights
 from kdc_model.trunks.mobilenet_v1 import MobileNetV1, load_published
 from kdc_model.trunks.movenet import MoveNetTrunk
@@ -59,15 +63,27 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def initialise(network: KDCNet, path: Path) -> None:
+def initialise(network: KDCNet, path: Path, batches: Batches | None = None) -> None:
     """Start a network from a pretrained file, as far as the file goes.
+
+    batches: images as the network takes them, float32 (B, 3, H, W), the same at each call; the slim trunk needs some
+    where the file has the wide one.
 
     Raises ValueError when the trunk misfits.
     """
+    trunk = network.trunk
+    if isinstance(trunk, MoveNetTrunk) and trunk.slim and (wide := _wide_network(network, path)):
+        if batches is None:
+            raise ValueError(f"{path} has the wide trunk: pictures are needed to choose the slim one's channels")
+        initialise(wide, path)
+        _slim(network, wide, batches)
+        return
     if path.suffix == ".onnx":
         load_exported(network, path)
         return
-    trunk = network.trunk
+    if path.suffix == ".pt":
+        _load_checkpoint(network, path)
+        return
     if path.suffix == ".json":
         if not isinstance(trunk, MoveNetTrunk):
             raise ValueError(f"{path} is MoveNet's: it starts the trunk movenet, not {network.config.trunk}")
@@ -87,6 +103,32 @@ def initialise(network: KDCNet, path: Path) -> None:
             f"{path} does not fit {network.config.trunk}: it lacks {missing[:3]} (of {len(missing)})"
         )
     trunk.load_state_dict(usable, strict=False)
+
+
+def _wide_network(network: KDCNet, path: Path) -> KDCNet | None:
+    """A network for what the file has, where that is the wide trunk's."""
+    if path.suffix == ".json" or (path.suffix == ".pt" and load_checkpoint(path)["config"].get("trunk") == "movenet"):
+        return KDCNet(dataclasses.replace(network.config, trunk="movenet"))
+    return None
+
+
+def _slim(network: KDCNet, wide: KDCNet, batches: Batches) -> None:
+    """Everything of the wide network, but its trunk's first blocks narrowed."""
+    for (name, target), (_, source) in zip(network.named_children(), wide.named_children()):
+        if name != "trunk":
+            target.load_state_dict(source.state_dict())
+    assert isinstance(wide.trunk, MoveNetTrunk) and isinstance(network.trunk, MoveNetTrunk)
+    slim_trunk(wide.trunk, network.trunk, lambda: ((i.cpu() - wide.mean) / wide.std for i in batches()))
+
+
+def _load_checkpoint(network: KDCNet, path: Path) -> None:
+    average = load_checkpoint(path)["average"]
+    own = network.state_dict()
+    misfits = sorted(k for k in own.keys() | average.keys() if k not in own or k not in average
+                     or own[k].shape != average[k].shape)  # fmt: skip
+    if misfits:
+        raise ValueError(f"{path} is of another network: {misfits[:3]} (of {len(misfits)}) do not fit")
+    network.load_state_dict(average)
 
 
 def _load_published_heads(network: KDCNet, weights: dict[str, Tensor]) -> None:

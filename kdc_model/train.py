@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from kdc_model import distributed
+from kdc_model.checkpoint import load_checkpoint
 from kdc_model.config import ConfigError, TrainConfig
 from kdc_model.data.augment import WarpRange
 from kdc_model.data.coco import ImageRecord, add_pseudo_masks, load_records
@@ -64,8 +65,9 @@ class Trainer:
         last = out / "last.pt"
         if last.exists() and not resume:
             raise FileExistsError(f"{last} exists: go on with --resume, or choose another folder")
+        self.dataset = training_dataset(config)
         if config.pretrained and not last.exists():
-            initialise(self.network, Path(config.pretrained))
+            initialise(self.network, Path(config.pretrained), self._first_images)
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         freeze_stages(self.network, config)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
@@ -73,7 +75,6 @@ class Trainer:
         self.step = 0
         if last.exists():
             self._load(last)
-        self.dataset = training_dataset(config)
         self.total_steps = max(1, math.ceil(config.epochs * len(self.dataset) / config.batch_size))
         if config.pretrained.endswith((".onnx", ".json")) and not last.exists():
             unfold_norms(self.network, self._first_images())
@@ -315,32 +316,6 @@ def training_dataset(config: TrainConfig) -> PeopleDataset:
         config.seed,
         Mixing(config.copy_paste, config.mosaic, config.blur, config.blur_px),
     )
-
-
-class CheckpointError(ValueError):
-    """A file that is no checkpoint of `kdc train`, or a broken one."""
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, running no code from it. Raises FileNotFoundError, CheckpointError."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a broken file
-        raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from error
-    if not isinstance(checkpoint, dict) or "average" not in checkpoint or "config" not in checkpoint:
-        raise CheckpointError(f"{path} is not a checkpoint of `kdc train`")
-    return checkpoint
-
-
-def network_from_checkpoint(path: Path) -> tuple[KDCNet, TrainConfig, int]:
-    """The averaged network of a checkpoint in evaluation mode, its configuration and its step."""
-    checkpoint = load_checkpoint(path)
-    config = TrainConfig.from_dict(checkpoint["config"])
-    network = KDCNet(config.network())
-    network.load_state_dict(checkpoint["average"])
-    return network.eval(), config, int(checkpoint["step"])
 
 
 def freeze_stages(network: KDCNet, config: TrainConfig) -> None:

@@ -13,9 +13,10 @@ import pytest
 import torch
 import yaml
 
+from kdc_model.checkpoint import load_checkpoint
 from kdc_model.config import ConfigError, TrainConfig
 from kdc_model.data.dataset import StepSampler
-from kdc_model.train import Trainer, load_checkpoint
+from kdc_model.train import Trainer
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Published weights: read from files, and put where they mean the same."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -7,8 +9,10 @@ import torch
 from torch.nn.functional import conv2d
 
 from kdc_core.skeleton import DIRECTED_EDGES, KEYPOINT_INDEX, NUM_KEYPOINTS
+from kdc_model.checkpoint import CheckpointError, load_checkpoint
 from kdc_model.network import FieldTensors, KDCNet, NetworkConfig
 from kdc_model.pretrained import initialise, load_weights
+from kdc_model.train import Trainer
 from tests.model.movenet_graph import PREFIX, made_weights, published_pyramid, write_graph
 
 # The published order of the displacement head, as its makers give it (parent, child).
@@ -213,6 +217,25 @@ def test_movenets_graph_must_fit(tmp_path, movenet_weights):
     lacking = {k: v for k, v in movenet_weights.items() if k != PREFIX + name}
     with pytest.raises(ValueError, match=f"the graph model has no '{name}': is it MoveNet MultiPose"):
         initialise(movenet(), write_graph(tmp_path, lacking))
+
+
+def test_a_checkpoint_starts_the_whole_network_with_its_average(small_config, tmp_path):
+    path = Trainer(dataclasses.replace(small_config, epochs=4 / 7), tmp_path / "first", device="cpu").run()
+    average = load_checkpoint(path)["average"]
+    second = dataclasses.replace(small_config, pretrained=str(path), learning_rate=0.5, seed=7)
+    begun = Trainer(second, tmp_path / "second", device="cpu")
+    assert begun.step == 0
+    for name, value in begun.network.state_dict().items():
+        torch.testing.assert_close(value, average[name], rtol=0, atol=0)
+    wider = dataclasses.replace(small_config, channels=16)
+    with pytest.raises(ValueError, match=r"last\.pt is of another network: \['pose\..*\(of \d+\) do not fit"):
+        initialise(KDCNet(wider.network()), path)
+    deeper = dataclasses.replace(small_config, head_units=2)
+    with pytest.raises(ValueError, match=r"is of another network: \['pose\.units\.1"):
+        initialise(KDCNet(deeper.network()), path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"last\.pt is not a readable checkpoint"):
+        initialise(KDCNet(small_config.network()), path)
 
 
 def test_files_that_are_no_weights_say_so(tmp_path):

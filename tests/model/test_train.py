@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from kdc_model.checkpoint import load_checkpoint, network_from_checkpoint
 from kdc_model.config import TrainConfig
 from kdc_model.data.dataset import Batch, PeopleDataset, StepDataset, StepSampler, collate
 from kdc_model.losses import all_losses
@@ -19,8 +20,6 @@ from kdc_model.train import (
     NonFiniteLoss,
     Trainer,
     _schedule,
-    load_checkpoint,
-    network_from_checkpoint,
     training_records,
 )
 

@@ -87,6 +87,7 @@ def test_resnets_have_their_depth():
         ("mobilenet_v2", 16, (4, 8, 16), (24, 32, 320)),
         ("mobilenet_v2", 32, (4, 8, 16, 32), (24, 32, 96, 320)),
         ("movenet", 32, (4, 8, 16, 32), (40, 48, 96, 1280)),
+        ("movenet_slim", 32, (4, 8, 16, 32), (40, 48, 96, 1280)),
         ("resnet50", 8, (4, 8), (256, 2048)),
         ("resnet50", 16, (4, 8, 16), (256, 512, 2048)),
         ("resnet50", 32, (4, 8, 16, 32), (256, 512, 1024, 2048)),
@@ -104,7 +105,8 @@ def test_levels_have_the_strides_and_channels_they_say(name, output_stride, stri
 def test_unknown_trunk_or_stride_is_refused():
     with pytest.raises(ValueError, match=f"unknown trunk 'vgg'.*{TRUNK_NAMES[0]}"):
         make_trunk("vgg", 16)
-    for name, stride in (("mobilenet_v1_075", 32), ("mobilenet_v2", 8), ("movenet", 16), ("resnet50", 4)):
+    without = {"mobilenet_v1_075": 32, "mobilenet_v2": 8, "movenet": 16, "movenet_slim": 16, "resnet50": 4}
+    for name, stride in without.items():
         with pytest.raises(ValueError, match=f"output_stride.*not {stride}"):
             on_meta(name, stride)
 

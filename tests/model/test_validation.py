@@ -12,10 +12,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from kdc_core.pipeline import Pipeline  # noqa: E402
+from kdc_model.checkpoint import load_checkpoint  # noqa: E402
 from kdc_model.config import ConfigError, TrainConfig  # noqa: E402
 from kdc_model.network import KDCNet  # noqa: E402
 from kdc_model.torch_backend import TorchBackend, model_spec  # noqa: E402
-from kdc_model.train import Trainer, load_checkpoint  # noqa: E402
+from kdc_model.train import Trainer  # noqa: E402
 from kdc_model.validation import Validation  # noqa: E402
 
 

@@ -1,0 +1,37 @@
+"""Reading what `kdc train` saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdc_model.config import TrainConfig
+from kdc_model.network import KDCNet
+
+
+class CheckpointError(ValueError):
+    """A file that is no checkpoint of `kdc train`, or a broken one."""
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, running no code from it. Raises FileNotFoundError, CheckpointError."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a broken file
+        raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from error
+    if not isinstance(checkpoint, dict) or "average" not in checkpoint or "config" not in checkpoint:
+        raise CheckpointError(f"{path} is not a checkpoint of `kdc train`")
+    return checkpoint
+
+
+def network_from_checkpoint(path: Path) -> tuple[KDCNet, TrainConfig, int]:
+    """The averaged network of a checkpoint in evaluation mode, its configuration and its step."""
+    checkpoint = load_checkpoint(path)
+    config = TrainConfig.from_dict(checkpoint["config"])
+    network = KDCNet(config.network())
+    network.load_state_dict(checkpoint["average"])
+    return network.eval(), config, int(checkpoint["step"])
