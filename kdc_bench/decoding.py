@@ -67,12 +67,12 @@ def _run(crowd: Crowd, key: str, found: dict[str, int]) -> Callable[[], dict[str
         with watch("poses"):
             poses = decode_poses(outputs, options)
         with watch("masks"):
-            labels = decode_masks(outputs.masks, poses, letterbox, options.mask)
-            people = people_of(poses, labels, letterbox, options)
+            decoded = decode_masks(outputs.masks, poses, letterbox, options.mask)
+            people = people_of(poses, decoded, letterbox, options)
         with watch("rle"):
-            encode_labels(labels, len(people))
+            encode_labels(decoded.labels, len(people))
         with watch("colours"):
-            colour_histograms(picture, labels, len(people))
+            colour_histograms(picture, decoded.labels, len(people))
         found[key] = len(people)
         return watch.stage_ms
 

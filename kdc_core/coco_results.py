@@ -17,7 +17,7 @@ def coco_results(people: People, image_id: int) -> list[dict[str, Any]]:
 
     keypoints: 51 numbers (x, y, score); a keypoint that was not found keeps the decoder's guess of its place
     with score 0. bbox: [x, y, width, height] of the pixels covered. segmentation: COCO's compressed RLE of
-    the whole image, absent where masks were not asked for.
+    the whole image, absent where masks were not asked for; mask_score: to rank the masks by, where it is known.
     """
     rois = None if people.mask_labels is None else people.mask_rois().tolist()
     # COCO's tools look at every place, found or not, and JSON has no NaN.
@@ -40,6 +40,8 @@ def coco_results(people: People, image_id: int) -> list[dict[str, Any]]:
             image_hw = (people.mask_labels.shape[0], people.mask_labels.shape[1])
             crop = people.mask_labels[y : y + height, x : x + width] == i + 1
             entry["segmentation"] = roi_to_coco(crop, (x, y), image_hw)
+        if people.mask_scores is not None:
+            entry["mask_score"] = round(float(people.mask_scores[i]), 5)
         entries.append(entry)
     return entries
 

@@ -91,14 +91,18 @@ def score_keypoints(
 
 
 def score_masks(truth: Sequence[AnnotatedImage], results: list[dict[str, Any]]) -> CocoScores:
-    """COCO's "segm" scores of result entries; an entry whose mask is empty, or absent, claims none."""
+    """COCO's "segm" scores of result entries; an entry whose mask is empty, or absent, claims none.
+
+    Entries are ranked by their `mask_score`, those without by their `score`.
+    """
     detections = []
     for result in results:
         mask = result.get("segmentation")
         area = float(from_coco(mask).sum()) if mask is not None else 0.0
         if area > 0:
-            keys = ("image_id", "category_id", "segmentation", "score", "bbox")
-            detections.append({**{k: result[k] for k in keys}, "area": area})
+            keys = ("image_id", "category_id", "segmentation", "bbox")
+            rank = result.get("mask_score", result["score"])
+            detections.append({**{k: result[k] for k in keys}, "score": rank, "area": area})
     annotations = []
     for image in truth:
         for annotation in image.annotations:

@@ -16,7 +16,7 @@ from kdc_core.backends.base import Backend, NetworkOutputs, load_backend
 from kdc_core.backends.mirrored import MirroredBackend
 from kdc_core.decode.fragments import join_fragments
 from kdc_core.decode.grouping import GroupingOptions, Poses, group
-from kdc_core.decode.masks import MaskOptions, decode_masks
+from kdc_core.decode.masks import InstanceMasks, MaskOptions, decode_masks
 from kdc_core.geometry import Letterbox
 from kdc_core.label_map import label_rois
 from kdc_core.spec import ModelSpec
@@ -117,10 +117,10 @@ class Pipeline:
         clock.lap("inference")
         poses = decode_poses(outputs, options)
         clock.lap("decode")
-        labels = decode_masks(outputs.masks, poses, letterbox, options.mask) if options.masks else None
-        people = people_of(poses, labels, letterbox, options)
-        if options.appearance and labels is not None:
-            people = dataclasses.replace(people, appearance=colour_histograms(image, labels, len(people)))
+        masks = decode_masks(outputs.masks, poses, letterbox, options.mask) if options.masks else None
+        people = people_of(poses, masks, letterbox, options)
+        if options.appearance and masks is not None:
+            people = dataclasses.replace(people, appearance=colour_histograms(image, masks.labels, len(people)))
         clock.lap("masks")
         return FrameResult(people, source_hw, clock.stage_ms)
 
@@ -150,16 +150,18 @@ def decode_poses(outputs: NetworkOutputs, options: PipelineOptions) -> Poses:
     return Poses(poses.keypoints_xy[chosen], poses.keypoint_scores[chosen], poses.scores[chosen])
 
 
-def people_of(poses: Poses, labels: np.ndarray | None, letterbox: Letterbox, options: PipelineOptions) -> People:
+def people_of(poses: Poses, masks: InstanceMasks | None, letterbox: Letterbox, options: PipelineOptions) -> People:
     """Poses in network pixels and masks in source pixels -> People."""
     scores = np.where(poses.keypoint_scores >= options.keypoint_threshold, poses.keypoint_scores, 0.0)
     keypoints = letterbox.to_source(poses.keypoints_xy)
+    labels = None if masks is None else masks.labels
     return People(
         keypoints_xy=keypoints,
         keypoint_scores=scores.astype(np.float32),
         scores=poses.scores.astype(np.float32),
         boxes_xyxy=_boxes(keypoints, poses.keypoint_scores, labels, letterbox.source_hw),
         mask_labels=labels,
+        mask_scores=None if masks is None else masks.scores,
     )
 
 

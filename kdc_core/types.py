@@ -35,6 +35,7 @@ class People:
     scores:          float32 (N,), how sure the system is of each person.
     boxes_xyxy:      float32 (N, 4), x_min, y_min, x_max, y_max.
     mask_labels:     uint16 (H, W), 0 = background, i + 1 = person i; None where masks were not asked for.
+    mask_scores:     float32 (N,), how sure the system is of each mask: the IoU it expects; None where not known.
     appearance:      uint8 (N, appearance.SIZE), colours of each person's mask (`kdc_core.appearance`), a row of zeros
                      where too little is seen; None where they were not asked for.
 
@@ -46,6 +47,7 @@ class People:
     scores: np.ndarray
     boxes_xyxy: np.ndarray
     mask_labels: np.ndarray | None = None
+    mask_scores: np.ndarray | None = None
     appearance: np.ndarray | None = None
 
     def __post_init__(self) -> None:
@@ -60,6 +62,8 @@ class People:
             _check("mask_labels", self.mask_labels, np.uint16, (None, None))
             if (highest := int(self.mask_labels.max(initial=0))) > n:
                 raise ValueError(f"People.mask_labels has label {highest} for {n} people")
+        if self.mask_scores is not None:
+            _check("mask_scores", self.mask_scores, np.float32, (n,))
         if self.appearance is not None:
             _check("appearance", self.appearance, np.uint8, (n, APPEARANCE_SIZE))
 
@@ -75,6 +79,7 @@ class People:
             scores=np.zeros(0, np.float32),
             boxes_xyxy=np.zeros((0, 4), np.float32),
             mask_labels=None if image_hw is None else np.zeros(image_hw, np.uint16),
+            mask_scores=None if image_hw is None else np.zeros(0, np.float32),
         )
 
     def mask(self, person: int) -> np.ndarray:

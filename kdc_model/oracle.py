@@ -141,7 +141,7 @@ def ideal_scores(
         iou[places] = _shared_out(_iou(image, entries))
     return (
         [{**entry, "score": float(value)} for entry, value in zip(results, oks)],
-        [{**entry, "score": float(value)} for entry, value in zip(results, iou)],
+        [{**entry, "score": float(value), "mask_score": float(value)} for entry, value in zip(results, iou)],
     )
 
 

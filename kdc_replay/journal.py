@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import dataclasses
 import json
 import os
 from collections.abc import Iterator
@@ -68,13 +69,10 @@ def clean(people: People) -> People:
     if np.isfinite(people.keypoints_xy).all() and np.isfinite(people.keypoint_scores).all():
         return people
     known = np.isfinite(people.keypoints_xy).all(2) & np.isfinite(people.keypoint_scores)
-    return People(
+    return dataclasses.replace(
+        people,
         keypoints_xy=np.where(known[..., None], people.keypoints_xy, np.float32(0)),
         keypoint_scores=np.where(known, people.keypoint_scores, np.float32(0)),
-        scores=people.scores,
-        boxes_xyxy=people.boxes_xyxy,
-        mask_labels=people.mask_labels,
-        appearance=people.appearance,
     )
 
 
@@ -97,6 +95,8 @@ def frame_record(frame: Frame, people: People, tracks: FrameTracks) -> dict[str,
             x, y, w, h = rois[i]
             inside = people.mask_labels[y : y + h, x : x + w] == i + 1
             entry["mask"] = {"roi_xywh": rois[i], "counts": roi_to_coco(inside, (x, y), (height, width))["counts"]}
+            if people.mask_scores is not None:
+                entry["mask"]["score"] = exact(people.mask_scores[i : i + 1])[0]
         if people.appearance is not None:
             entry["appearance"] = base64.b64encode(people.appearance[i].tobytes()).decode("ascii")
         entries.append(entry)
@@ -137,8 +137,16 @@ def people_of(record: dict[str, Any]) -> People:
         scores=np.array([e["score"] for e in entries], np.float32),
         boxes_xyxy=np.array([e["box_xyxy"] for e in entries], np.float32).reshape(count, 4),
         mask_labels=labels,
+        mask_scores=mask_scores_of(entries),
         appearance=appearance,
     )
+
+
+def mask_scores_of(entries: list[dict[str, Any]]) -> np.ndarray | None:
+    """float32 (N,) of a record's people; None where one has none (no masks, or a run from before there were any)."""
+    if not all("score" in (e.get("mask") or {}) for e in entries):
+        return None
+    return np.array([e["mask"]["score"] for e in entries], np.float32)
 
 
 def exact(values: np.ndarray) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,11 @@ def mask_array(messages: Messages, people: People, tracks: FrameTracks, header: 
         raise ValueError("these people carry no masks")
     masks = []
     for i, (x, y, w, h) in enumerate(people.mask_rois().tolist()):
-        fields: dict[str, Any] = {"track_id": int(tracks.ids[i]), "score": float(people.scores[i])}
+        fields: dict[str, Any] = {
+            "track_id": int(tracks.ids[i]),
+            "score": float(people.scores[i]),
+            "mask_score": math.nan if people.mask_scores is None else float(people.mask_scores[i]),
+        }
         if w and h:
             fields["roi"] = messages.make(
                 "sensor_msgs/msg/RegionOfInterest", x_offset=x, y_offset=y, height=h, width=w

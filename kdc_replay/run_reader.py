@@ -14,6 +14,7 @@ import numpy as np
 from kdc_core.rle import from_coco
 from kdc_core.skeleton import NUM_KEYPOINTS
 from kdc_core.types import People
+from kdc_replay.journal import mask_scores_of
 
 NS_PER_S = 1_000_000_000
 NODE_RUN_NAME = "node_run.json"
@@ -37,6 +38,7 @@ class RunFrame:
     boxes_xyxy:     float32 (N, 4).
     keypoints:      float32 (N, K, 3): x, y, score.
     masks:          COCO RLE of the whole image for each, None where masks were not made.
+    mask_scores:    float32 (N,), how sure the system is of each mask; None where the run has none.
     """
 
     index: int
@@ -50,6 +52,7 @@ class RunFrame:
     boxes_xyxy: np.ndarray
     keypoints: np.ndarray
     masks: tuple[dict[str, Any] | None, ...]
+    mask_scores: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -69,7 +72,7 @@ class RunFrame:
                 labels[from_coco(mask)] = i + 1
         points = np.ascontiguousarray(self.keypoints[..., :2])
         scores = np.ascontiguousarray(self.keypoints[..., 2])
-        return People(points, scores, self.scores, self.boxes_xyxy, labels)
+        return People(points, scores, self.scores, self.boxes_xyxy, labels, self.mask_scores)
 
     def coco_results(self, image_id: int) -> list[dict[str, Any]]:
         """Entries of a COCO result file, best first as `coco_results` has them."""
@@ -85,6 +88,8 @@ class RunFrame:
             }
             if self.masks[i] is not None:
                 entry["segmentation"] = self.masks[i]
+            if self.mask_scores is not None:
+                entry["mask_score"] = float(self.mask_scores[i])
             entries.append(entry)
         return entries
 
@@ -169,6 +174,7 @@ def _frame(data: dict[str, Any]) -> RunFrame:
         boxes_xyxy=np.array([p["box_xyxy"] for p in people], np.float32).reshape(count, 4),
         keypoints=np.array([p["keypoints"] for p in people], np.float32).reshape(count, NUM_KEYPOINTS, 3),
         masks=tuple(_mask(p.get("mask"), (int(height), int(width))) for p in people),
+        mask_scores=mask_scores_of(people),
     )
 
 

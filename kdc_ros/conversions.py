@@ -117,22 +117,29 @@ def masks_to_message(people: People, track_ids: np.ndarray, header: Header) -> I
         raise ValueError(f"{len(people)} people, but {len(track_ids)} track ids")
     height, width = people.mask_labels.shape
     message = InstanceMaskArray(header=header, image_height=height, image_width=width)
-    scores = people.scores.tolist()
+    scores, mask_scores = people.scores.tolist(), _mask_scores(people)
     rois, counts = encode_labels(people.mask_labels, len(people))
     for i, roi in enumerate(rois.tolist()):
-        message.masks.append(_mask_message(roi, counts[i], int(track_ids[i]), scores[i]))
+        message.masks.append(_mask_message(roi, counts[i], int(track_ids[i]), scores[i], mask_scores[i]))
     return message
 
 
-def mask_to_message(mask: np.ndarray, track_id: int = 0, score: float = 0.0) -> InstanceMask:
+def _mask_scores(people: People) -> list[float]:
+    """One for each person, NaN where unknown."""
+    return [math.nan] * len(people) if people.mask_scores is None else people.mask_scores.tolist()
+
+
+def mask_to_message(
+    mask: np.ndarray, track_id: int = 0, score: float = 0.0, mask_score: float = math.nan
+) -> InstanceMask:
     """One instance mask, bool (H, W), as a message whose ROI is the mask's tight rectangle."""
     rois, counts = encode_labels(np.asarray(mask, bool).astype(np.uint16), 1)
-    return _mask_message(rois[0].tolist(), counts[0], track_id, score)
+    return _mask_message(rois[0].tolist(), counts[0], track_id, score, mask_score)
 
 
-def _mask_message(roi: list[int], runs: np.ndarray, track_id: int, score: float) -> InstanceMask:
+def _mask_message(roi: list[int], runs: np.ndarray, track_id: int, score: float, mask_score: float) -> InstanceMask:
     """A message from a mask's ROI (x, y, width, height) and the run lengths inside it, uint32 (R,)."""
-    message = InstanceMask(track_id=track_id, score=score)
+    message = InstanceMask(track_id=track_id, score=score, mask_score=mask_score)
     x, y, width, height = roi
     message.roi = RegionOfInterest(x_offset=x, y_offset=y, height=height, width=width)
     counts = array("I")
@@ -169,11 +176,13 @@ def polygons_to_message(
         raise ValueError("these people carry no masks")
     height, width = people.mask_labels.shape
     message = InstancePolygonsArray(header=header, image_height=height, image_width=width)
-    scores = people.scores.tolist()
+    scores, mask_scores = people.scores.tolist(), _mask_scores(people)
     for i, (x, y, w, h) in enumerate(people.mask_rois().tolist()):
         inside = people.mask_labels[y : y + h, x : x + w] == i + 1
         rings = [_ring_message(ring) for ring in mask_to_rings(inside, (x, y), tolerance_px)]
-        message.instances.append(InstancePolygons(track_id=int(track_ids[i]), score=scores[i], rings=rings))
+        message.instances.append(
+            InstancePolygons(track_id=int(track_ids[i]), score=scores[i], mask_score=mask_scores[i], rings=rings)
+        )
     return message
 
 
@@ -235,7 +244,7 @@ def people_from_messages(
         [[(k.x, k.y, k.score) for k in person.keypoints] for person in poses.people], np.float32
     ).reshape(count, NUM_KEYPOINTS, 3)
     scores = np.ascontiguousarray(numbers[..., 2])
-    labels = None
+    labels = mask_scores = None
     if masks is not None:
         if masks.header != poses.header or len(masks.masks) != count:
             raise ValueError("poses and masks are not of the same image")
@@ -243,6 +252,9 @@ def people_from_messages(
         labels = np.zeros(image_hw, np.uint16)
         for i, mask in reversed(list(enumerate(masks.masks))):
             labels[mask_from_message(mask, image_hw)] = i + 1
+        mask_scores = np.array([mask.mask_score for mask in masks.masks], np.float32)
+        if np.isnan(mask_scores).any():
+            mask_scores = None
     people = People(
         keypoints_xy=np.where(scores[..., None] > 0, numbers[..., :2], np.float32(0)),
         keypoint_scores=scores,
@@ -251,6 +263,7 @@ def people_from_messages(
             count, 4
         ),
         mask_labels=labels,
+        mask_scores=mask_scores,
     )
     return people, np.array([p.track_id for p in poses.people], np.int32)
 

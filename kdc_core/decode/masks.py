@@ -46,6 +46,19 @@ class MaskFields:
 
 
 @dataclass(frozen=True, eq=False)
+class InstanceMasks:
+    """The masks of N people in source pixels.
+
+    labels: uint16 (H, W), 0 = background, n + 1 = person n; every pixel has one person at most.
+    scores: float32 (N,), the IoU to be expected of each mask, its soft form (the mask and two cells around it)
+            taken for probabilities; 0 = empty mask.
+    """
+
+    labels: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class _Cells:
     """The P cells that may belong to somebody: index (P,) into the flat field; person (P,); embedding (C/2, 2, P)."""
 
@@ -78,25 +91,25 @@ class _Territories:
 
 def decode_masks(
     fields: MaskFields, poses: Poses, letterbox: Letterbox, options: MaskOptions | None = None
-) -> np.ndarray:
-    """Instance masks of N poses as a label map, uint16 (H, W) in source pixels; every pixel has one person at most.
+) -> InstanceMasks:
+    """Instance masks of N poses.
 
     phi_j(x) = exp(-|e(x) - C_j|^2 / 2 sigma_j^2) with C_j and sigma_j the confidence-weighted means of embedding and
     sigma at the person's confident keypoints: the dynamic centroid. A pixel is person j's where phi_j is the largest,
     phi_j > 0.5 and it is a person at all.
     """
     options = options or MaskOptions()
-    labels = np.zeros(letterbox.source_hw, np.uint16)
+    labels, scores = np.zeros(letterbox.source_hw, np.uint16), np.zeros(len(poses.scores), np.float32)
     cells = _Cells.active(fields)
     if len(poses.scores) == 0 or len(cells.index) == 0:
-        return labels
+        return InstanceMasks(labels, scores)
     bank = len(cells.embedding) == NUM_KEYPOINTS
     compete = _bank_territories if bank else _embedding_territories
     painter = _Painter(fields, cells, compete(fields, cells, poses, options), letterbox, options)
     best = np.full(letterbox.source_hw, 0.5, np.float32)
     for n, window in painter.windows(len(poses.scores)):
-        painter.paint(n, window, labels, best)
-    return labels
+        scores[n] = painter.paint(n, window, labels, best)
+    return InstanceMasks(labels, scores)
 
 
 def keypoint_weights(poses: Poses, shape_hw: tuple[int, int], stride: int, confidence: float) -> np.ndarray:
@@ -223,10 +236,15 @@ class _Painter:
             (top, left), (bottom, right) = low[n].tolist(), high[n].tolist()
             yield n, (top - _MARGIN, left - _MARGIN, bottom + _MARGIN + 1, right + _MARGIN + 1)
 
-    def paint(self, n: int, window: tuple[int, int, int, int], labels: np.ndarray, best: np.ndarray) -> None:
-        """Label the pixels in which the person's enlarged mask is larger than anybody's before, and above 0.5."""
+    def paint(self, n: int, window: tuple[int, int, int, int], labels: np.ndarray, best: np.ndarray) -> float:
+        """Label the pixels in which the person's enlarged mask is larger than anybody's before, and above 0.5.
+
+        Returns the mask's score.
+        """
         top, left, bottom, right = window
         patch = self._soft(n, window)
+        height, width = self._picture_hw
+        score = expected_iou(patch[max(-top, 0) : height - top, max(-left, 0) : width - left])
         extend_over_border(patch, top, left, *self._picture_hw)
         if self._smoothing_cells >= 0.3:
             patch = cv2.GaussianBlur(patch, (5, 5), self._smoothing_cells, borderType=cv2.BORDER_REPLICATE)
@@ -236,7 +254,7 @@ class _Painter:
         x0, x1 = (min(max(round((edge + 0.5) / fx), 0), width) for edge in (left, right))
         y0, y1 = (min(max(round((edge + 0.5) / fy), 0), height) for edge in (top, bottom))
         if x0 >= x1 or y0 >= y1:
-            return
+            return 0.0
         to_cells = np.array([[fx, 0, (x0 + 0.5) * fx - 0.5 - left], [0, fy, (y0 + 0.5) * fy - 0.5 - top]])
         enlarged = cv2.warpAffine(
             patch,
@@ -248,6 +266,7 @@ class _Painter:
         so_far = best[y0:y1, x0:x1]
         np.copyto(labels[y0:y1, x0:x1], n + 1, where=enlarged > so_far)
         np.maximum(enlarged, so_far, out=so_far)
+        return score
 
     def _soft(self, n: int, window: tuple[int, int, int, int]) -> np.ndarray:
         """Soft mask in a window of cells, float32.
@@ -266,6 +285,13 @@ class _Painter:
         own = np.where(self._territories.owner[cells] == n, phi, np.minimum(phi, 0.5 * phi / np.maximum(rival, 1e-6)))
         inner[active] = np.minimum(own, self._person[cells])
         return patch
+
+
+def expected_iou(soft: np.ndarray) -> float:
+    """Expected intersection over expected union of a soft mask's cells above 0.5, were its values probabilities."""
+    inside = soft[soft > 0.5]
+    sure = float(inside.sum())
+    return sure / (len(inside) + float(soft.sum()) - sure) if len(inside) else 0.0
 
 
 def extend_over_border(patch: np.ndarray, top: int, left: int, height: int, width: int) -> None:

@@ -190,6 +190,22 @@ def test_a_false_person_costs_precision(folder: Path) -> None:
     assert 0.4 < score_masks(truth, results).metrics["AP50"] < 0.75
 
 
+def test_masks_are_ranked_by_their_own_score(folder: Path) -> None:
+    """A false mask below all true ones, its person above them: keypoints lose precision, masks do not."""
+    truth = truth_of(folder)
+    results = [r for i, t in enumerate(truth) for r in coco_results(true_people(i), t.image_id)]
+    assert all("mask_score" not in r for r in results)  # these are ranked by the person's
+    extra = {**results[0], "image_id": truth[0].image_id, "score": 0.99}
+    extra["keypoints"] = (np.reshape(extra["keypoints"], (17, 3)) + [150, 80, 0]).ravel().tolist()
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[200:, 60:160] = True
+    extra["segmentation"] = to_coco(mask)
+    ranked = [{**r, "mask_score": 0.5} for r in results] + [{**extra, "mask_score": 0.1}]
+    assert score_masks(truth, [*results, extra]).metrics["AP50"] < 0.9
+    assert score_masks(truth, ranked).metrics["AP50"] == pytest.approx(1)
+    assert score_keypoints(truth, ranked).metrics["AP50"] < 0.9
+
+
 @pytest.mark.parametrize("keys", [{"iscrowd": 1}, {"ignore": 1}, {"has_mask": False, "segmentation": []}])
 def test_regions_that_must_not_count(folder: Path, keys: dict) -> None:
     """A crowd, an ignored person or one without a mask: neither finding nor missing it costs anything."""

@@ -7,7 +7,7 @@ import pytest
 
 from kdc_core.decode.candidates import Candidates, find_candidates
 from kdc_core.decode.grouping import GroupingOptions, Poses, group
-from kdc_core.decode.masks import MaskFields, MaskOptions, decode_masks
+from kdc_core.decode.masks import MaskFields, MaskOptions, decode_masks, expected_iou
 from kdc_core.encode import GroundTruth, encode, ideal_fields
 from kdc_core.fields import Fields
 from kdc_core.geometry import Letterbox
@@ -34,7 +34,7 @@ def fields_of(truth: GroundTruth, bank: bool = False) -> Fields:
 def decode(fields: Fields, letterbox: Letterbox) -> tuple[Poses, np.ndarray]:
     poses = group(find_candidates(fields, RADIUS_PX, COUNT))
     masks = MaskFields(fields.person, fields.embedding, fields.sigma, STRIDE)
-    return poses, decode_masks(masks, poses, letterbox)
+    return poses, decode_masks(masks, poses, letterbox).labels
 
 
 def matched(truth: GroundTruth, poses: Poses) -> list[int]:
@@ -177,12 +177,13 @@ def test_no_candidates_no_people() -> None:
     empty = Candidates(np.zeros((17, COUNT, 17, 3), np.float32))
     poses = group(empty)
     assert poses.keypoints_xy.shape == (0, 17, 2)
-    labels = decode_masks(
+    masks = decode_masks(
         MaskFields(np.zeros((8, 8), np.float32), np.zeros((2, 8, 8), np.float32), np.ones((8, 8), np.float32), 4),
         poses,
         Letterbox.fit((50, 40), (32, 32)),
     )
-    assert labels.shape == (50, 40) and not labels.any()
+    assert masks.labels.shape == (50, 40) and not masks.labels.any()
+    assert masks.scores.shape == (0,) and masks.scores.dtype == np.float32
 
 
 def test_the_score_counts_only_joints_nobody_better_has() -> None:
@@ -228,7 +229,7 @@ def test_mask_cut_is_at_1_18_sigma() -> None:
     letterbox = Letterbox.fit((64, 64), (64, 64))
     options = MaskOptions(iterations=0, smoothing_cells=0.0)
     for sigma, share in ((9.0, 1.0), (8.0, 0.5)):
-        labels = decode_masks(mask_fields(person, centre, sigma), one_pose((10.0, 10.0)), letterbox, options)
+        labels = decode_masks(mask_fields(person, centre, sigma), one_pose((10.0, 10.0)), letterbox, options).labels
         assert (labels == 1).mean() == pytest.approx(share, abs=0.04)
 
 
@@ -237,7 +238,7 @@ def test_masks_go_to_the_nearer_centroid() -> None:
     centre = np.full((2, 16, 16), 20.0, np.float32)
     centre[0, :, 8:] = 40.0
     poses = one_pose((10.0, 10.0), ((50.0, 10.0),))
-    labels = decode_masks(mask_fields(person, centre, 30.0), poses, Letterbox.fit((64, 64), (64, 64)))
+    labels = decode_masks(mask_fields(person, centre, 30.0), poses, Letterbox.fit((64, 64), (64, 64))).labels
     assert (labels[:, :31] == 1).all() and (labels[:, 33:] == 2).all()
 
 
@@ -248,7 +249,7 @@ def test_mask_reaches_the_border_and_keeps_out_of_the_padding() -> None:
     centre = np.full((2, 16, 16), 30.0, np.float32)
     letterbox = Letterbox.fit((96, 128), (64, 64))
     assert letterbox.scaled_hw == (48, 64)
-    labels = decode_masks(mask_fields(person, centre, 10.0), one_pose((30.0, 20.0)), letterbox)
+    labels = decode_masks(mask_fields(person, centre, 10.0), one_pose((30.0, 20.0)), letterbox).labels
     assert labels.shape == (96, 128) and (labels == 1).all()
 
 
@@ -258,5 +259,64 @@ def test_a_mask_beside_a_narrow_picture_is_nobodys() -> None:
     person[4:12, 8:14] = 1.0
     centre = np.broadcast_to(np.array([40.0, 32.0])[:, None, None], (2, 16, 16))
     letterbox = Letterbox.fit((64, 4), (64, 64))
-    labels = decode_masks(mask_fields(person, centre, 20.0), one_pose((40.0, 32.0)), letterbox)
+    labels = decode_masks(mask_fields(person, centre, 20.0), one_pose((40.0, 32.0)), letterbox).labels
     assert labels.shape == (64, 4) and not labels.any()
+
+
+def test_the_score_of_a_mask_is_the_iou_to_be_expected() -> None:
+    """A sure person of 6 x 6 cells beside one of whom a half is unsure, and a person without a cell."""
+    person = np.zeros((16, 24), np.float32)
+    person[4:10, 3:9] = 1.0
+    person[4:10, 14:17] = 1.0
+    person[4:10, 17:20] = 0.3  # not enough, and no background either
+    place = np.full((2, 16, 24), 20.0, np.float32)
+    place[0, :, 12:] = 65.0
+    poses = one_pose((22.0, 26.0), ((66.0, 26.0), (62.0, 60.0)))
+    letterbox = Letterbox.fit((64, 96), (64, 96))
+    options = MaskOptions(person_threshold=0.4, iterations=0, smoothing_cells=0.0)
+    fields = mask_fields(person, place, 10.0)
+    fields.embedding[:, 15, 15] += 500.0  # the third one's own cell points elsewhere
+    masks = decode_masks(fields, poses, letterbox, options)
+    # Below its threshold of 0.4 a probability of 0.3 counts 0.375: 18 cells, and 12 within two of them.
+    assert masks.scores == pytest.approx([1.0, 18 / (18 + 12 * 0.375), 0.0], abs=1e-3)
+    assert masks.scores.dtype == np.float32
+    assert [(masks.labels == n).any() for n in (1, 2, 3)] == [True, True, False]
+
+
+def test_cells_that_two_people_want_make_both_masks_less_sure() -> None:
+    person = np.ones((16, 16), np.float32)
+    letterbox = Letterbox.fit((64, 64), (64, 64))
+    options = MaskOptions(iterations=0, smoothing_cells=0.0)
+
+    def scores(distance: float) -> np.ndarray:
+        place = np.full((2, 16, 16), 24.0, np.float32)
+        place[0, :, 8:] += distance
+        poses = one_pose((10.0, 30.0), ((50.0, 30.0),))
+        return decode_masks(mask_fields(person, place, 10.0), poses, letterbox, options).scores
+
+    assert scores(200.0) == pytest.approx([1.0, 1.0], abs=1e-3)
+    apart, near = scores(20.0), scores(8.0)
+    assert (near < apart - 0.05).all() and (apart < 1).all()
+
+
+@pytest.mark.parametrize(
+    ("soft", "expected"),
+    [
+        ([[1.0, 1.0], [1.0, 1.0]], 1.0),
+        ([[0.8, 0.8], [0.0, 0.0]], 0.8),
+        ([[0.8, 0.8], [0.4, 0.2]], 1.6 / 2.6),
+        ([[0.5, 0.4], [0.0, 0.0]], 0.0),
+    ],
+)
+def test_expected_iou(soft: list[list[float]], expected: float) -> None:
+    assert expected_iou(np.array(soft, np.float32)) == pytest.approx(expected)
+
+
+def test_what_lies_beside_the_picture_does_not_count_for_a_mask() -> None:
+    """The lower half of the input is grey; what the network sees there is not the person's."""
+    person = np.full((16, 16), 0.35, np.float32)
+    person[:8] = 1.0
+    place = np.full((2, 16, 16), 30.0, np.float32)
+    letterbox = Letterbox.fit((32, 64), (64, 64))
+    masks = decode_masks(mask_fields(person, place, 10.0), one_pose((30.0, 20.0)), letterbox)
+    assert masks.scores == pytest.approx([1.0])

@@ -57,11 +57,14 @@ def test_masks_of_crowds(crowd: Crowd, source_hw: tuple[int, int]) -> None:
     poses = join_fragments(group(crowd.outputs.candidates), masks, 0.1, 0.5)
     letterbox = Letterbox.fit(source_hw, NETWORK_HW)
     for options in (MaskOptions(), MaskOptions(person_threshold=0.5, iterations=2, smoothing_cells=0.0)):
-        fast = decode_masks(masks, poses, letterbox, options)
+        decoded = decode_masks(masks, poses, letterbox, options)
+        fast = decoded.labels
         plain = plain_decode.decode_masks(masks, poses, letterbox, options)
         # Sums in another order move a border by a rounding error: a pixel in ten thousand may tip over.
         assert (fast != plain).sum() <= 1e-4 * fast.size
         assert len(np.unique(fast)) > 0.9 * crowd.people
+        seen = np.isin(np.arange(len(poses.scores)) + 1, fast)
+        assert (decoded.scores[seen] > 0.1).all() and (decoded.scores <= 1).all()
 
 
 def test_masks_of_the_bank_form() -> None:
@@ -70,7 +73,7 @@ def test_masks_of_the_bank_form() -> None:
     masks = MaskFields(fields.person, fields.embedding, fields.sigma, 4)
     poses = Poses(truth.keypoints_xy, truth.labelled.astype(np.float32), np.ones(3, np.float32))
     letterbox = Letterbox.fit((480, 640), NETWORK_HW)
-    fast = decode_masks(masks, poses, letterbox)
+    fast = decode_masks(masks, poses, letterbox).labels
     assert np.array_equal(fast, plain_decode.decode_masks(masks, poses, letterbox))
     assert set(np.unique(fast)) == {0, 1, 2, 3}
 

@@ -45,6 +45,7 @@ def test_nobody_is_an_ordinary_value():
     assert nobody.keypoints_xy.shape == (0, 17, 2)
     assert nobody.mask_labels is not None and nobody.mask_labels.shape == (3, 5)
     assert nobody.mask_rois().shape == (0, 4)
+    assert nobody.mask_scores is not None and nobody.mask_scores.shape == (0,)
     assert FrameResult(nobody, (3, 5)).stage_ms == {}
 
 
@@ -68,6 +69,8 @@ def test_masks_not_asked_for():
         ("mask_labels", np.zeros((4, 6), np.uint8), TypeError),
         ("mask_labels", np.zeros((4, 6, 1), np.uint16), ValueError),
         ("mask_labels", np.full((4, 6), 3, np.uint16), ValueError),
+        ("mask_scores", np.zeros(2, np.float64), TypeError),
+        ("mask_scores", np.zeros(3, np.float32), ValueError),
     ],
 )
 def test_refuses_what_does_not_fit_and_names_it(field, value, error):

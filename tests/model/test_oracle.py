@@ -160,6 +160,7 @@ def test_ideal_scores_rank_by_the_truth_and_change_nothing_else(truth):
     # Two results have the same mask; every annotation is shared out once.
     expected = sorted([0.0, iou[0], iou[1] if len(persons) > 1 else 0.0])
     assert sorted(e["score"] for e in by_iou) == pytest.approx(expected, abs=1e-6) and by_iou[0]["score"] == 0
+    assert [e.pop("mask_score") for e in by_iou] == [e["score"] for e in by_iou]
     for entries in (by_oks, by_iou):
         assert [{**e, "score": r["score"]} for e, r in zip(entries, results)] == results
 

@@ -35,6 +35,7 @@ class ReplayStub(StubPipeline):
             scores=people.scores / np.float32(0.9),
             boxes_xyxy=people.boxes_xyxy,
             mask_labels=people.mask_labels,
+            mask_scores=people.scores / np.float32(0.7),
             appearance=colour_histograms(image, people.mask_labels, len(people)),
         )
         return FrameResult(odd, result.image_hw, {"inference": 1.5})

@@ -47,6 +47,7 @@ def test_a_run_is_read_back(tmp_path: Path) -> None:
     assert people.scores.tolist() == [0.5, 0.75]
     assert [r["score"] for r in first.coco_results(3)] == [0.75, 0.5]
     assert first.coco_results(3)[0]["bbox"] == [100, 20, 30, 80]
+    assert people.mask_scores is None and "mask_score" not in first.coco_results(3)[0]
     assert len(second) == 0 and second.people().mask_labels is not None
     assert run.times_s().tolist() == pytest.approx([0, 0.1])
     assert run.stage_ms["inference"].tolist() == [20, 21]
@@ -88,6 +89,15 @@ def test_a_perfect_run(tmp_path: Path) -> None:
     whole |= {"missed_xywh": [], "false_xyxy": []}
     assert metrics["per_frame"] == [{"index": f, **whole} for f in range(FRAMES)]
     assert load_run(run.folder).metrics == json.loads(json.dumps(metrics))
+
+
+def test_scores_of_masks_are_read_back(tmp_path: Path) -> None:
+    both = [person(20, 10, 7, 0.5), person(100, 20, 9, 0.75)]
+    for one, score in zip(both, (0.9, 0.8)):
+        one["mask"]["score"] = score
+    (frame,) = run_of(tmp_path, [both]).frames
+    assert frame.people().mask_scores.tolist() == pytest.approx([0.9, 0.8])
+    assert [r["mask_score"] for r in frame.coco_results(3)] == pytest.approx([0.8, 0.9])
 
 
 def test_a_mask_of_another_size(tmp_path: Path) -> None:

@@ -61,6 +61,8 @@ def test_the_run_of_a_bag(tmp_path, capsys):
         x, y, w, h = person["mask"]["roi_xywh"]
         assert mask[y : y + h, x : x + w].sum() == mask.sum() and mask[y].any() and mask[:, x].any()
         assert person["box_xyxy"] == [x, y, x + w - 1, y + h - 1]
+        exact = np.float32(0.75) / np.float32(0.7)
+        assert np.float32(person["mask"]["score"]) == exact == journal.people_of(frame).mask_scores[0]
         colours = colour_histograms(picture(frame["index"]), bright.astype(np.uint16), 1)
         assert colours.any() and np.array_equal(journal.people_of(frame).appearance, colours)
     assert [f["people"][0]["state"] for f in frames][-1] == "TRACKED"

@@ -51,6 +51,7 @@ def test_the_bag_holds_the_run_under_the_input_headers(tmp_path, monkeypatch):
         (person,), (entry,), (mask,) = poses.people, record["people"], masks.masks
         assert (person.track_id, journal.state_name(person.state)) == (entry["id"], entry["state"])
         assert np.float32(person.score) == np.float32(entry["score"]) == np.float32(mask.score)
+        assert np.float32(mask.mask_score) == np.float32(entry["mask"]["score"]) != np.float32(mask.score)
         assert [person.x_min, person.y_min, person.x_max, person.y_max] == entry["box_xyxy"]
         for joint, (x, y, score) in zip(person.keypoints, entry["keypoints"]):
             assert np.float32(joint.score) == np.float32(score)
@@ -94,6 +95,7 @@ def crowd(count: int, seed: int) -> People:
         scores=np.linspace(0.9, 0.3, count).astype(np.float32),
         boxes_xyxy=boxes,
         mask_labels=labels,
+        mask_scores=random.random(count).astype(np.float32) if count != 2 else None,
     )
 
 

@@ -22,6 +22,7 @@ def random_people(count: int, image_hw: tuple[int, int], seed: int = 0, masks: b
         scores=rng.random(count, np.float32),
         boxes_xyxy=(rng.random((count, 4)) * 500).astype(np.float32),
         mask_labels=rng.integers(0, count + 1, image_hw).astype(np.uint16) if masks else None,
+        mask_scores=rng.random(count, np.float32) if masks else None,
     )
 
 

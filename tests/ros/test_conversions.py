@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -83,6 +84,9 @@ def test_round_trip_is_lossless(count):
     assert (poses.image_height, poses.image_width) == (masks.image_height, masks.image_width) == image_hw
     assert [m.track_id for m in masks.masks] == ids.tolist()
     assert np.array_equal(np.array([m.score for m in masks.masks], np.float32), people.scores)
+    polygons = over_the_wire(polygons_to_message(people, ids, HEADER, 1.0))
+    for instances in (masks.masks, polygons.instances):
+        assert np.array_equal(np.array([m.mask_score for m in instances], np.float32), people.mask_scores)
 
     back, back_ids = people_from_messages(poses, masks)
     found = people.keypoint_scores > 0
@@ -91,12 +95,25 @@ def test_round_trip_is_lossless(count):
     assert np.array_equal(back.scores, people.scores)
     assert np.array_equal(back.boxes_xyxy, people.boxes_xyxy)
     assert np.array_equal(back.mask_labels, people.mask_labels)
+    assert np.array_equal(back.mask_scores, people.mask_scores)
     assert np.array_equal(back_ids, ids)
     back_tracks = tracks_from_message(poses)
     for name in ("ids", "states", "ages_s", "velocities_xy"):
         value = getattr(back_tracks, name)
         assert value.dtype == getattr(tracks, name).dtype
         assert np.array_equal(value, getattr(tracks, name), equal_nan=value.dtype.kind == "f"), name
+
+
+def test_a_mask_score_that_is_not_known():
+    people = dataclasses.replace(random_people(2, (8, 8)), mask_scores=None)
+    tracks = FrameTracks.untracked(2)
+    masks = over_the_wire(masks_to_message(people, tracks.ids, HEADER))
+    assert all(math.isnan(m.mask_score) for m in masks.masks)
+    poses = poses_to_message(people, tracks, HEADER, (8, 8))
+    assert people_from_messages(poses, masks)[0].mask_scores is None
+    # One that is known does not help: there is one for everybody, or none.
+    masks.masks[0].mask_score = 0.5
+    assert people_from_messages(poses, masks)[0].mask_scores is None
 
 
 def test_a_missing_keypoint_has_no_place():
@@ -277,7 +294,9 @@ def test_masks_of_people_equal_single_masks():
     people = random_people(5, (40, 30), seed=4)
     message = masks_to_message(people, np.zeros(5, int), HEADER)
     for i, mask in enumerate(message.masks):
-        alone = mask_to_message(people.mask(i), score=float(people.scores[i]))
+        alone = mask_to_message(
+            people.mask(i), score=float(people.scores[i]), mask_score=float(people.mask_scores[i])
+        )
         assert mask == alone
 
 
