@@ -1,4 +1,4 @@
-"""Suite `training`: a training step by window size, with and without giving memory back between steps."""
+"""Suite `training`: a training step by window size, by how memory is kept and by precision."""
 
 from __future__ import annotations
 
@@ -21,44 +21,46 @@ from kdc_bench.timing import interleaved
 
 SIDES = (320, 416, 512)
 WINDOWS = 8
-MEMORY = ("given back", "kept")
+Variant = tuple[str, str]
+# How freed memory is treated, and what the network computes in.
+VARIANTS = (("given back", "float32"), ("kept", "float32"), ("kept", "bfloat16"))
 
 
 def measure(settings: BenchSettings) -> SuiteResult:
-    """Two processes in turn, each with its own way of keeping memory. Raises BenchError without PyTorch."""
+    """A process for each variant, in turn. Raises BenchError without PyTorch."""
     if importlib.util.find_spec("torch") is None:
         raise BenchError("`training` needs PyTorch: pip install -e '.[train]'")
-    cases = [(memory, side) for side in SIDES for memory in MEMORY]
-    faults: dict[tuple[str, int], list[float]] = {case: [] for case in cases}
-    system: dict[tuple[str, int], list[float]] = {case: [] for case in cases}
+    cases = [(variant, side) for side in SIDES for variant in VARIANTS]
+    said: dict[tuple[Variant, int], list[dict[str, float]]] = {case: [] for case in cases}
     with contextlib.ExitStack() as stack:
-        trainers = {memory: stack.enter_context(_trainer(memory, settings)) for memory in MEMORY}
+        trainers = {variant: stack.enter_context(_trainer(variant, settings)) for variant in VARIANTS}
 
-        def step(memory: str, side: int) -> dict[str, float]:
-            said = ask(trainers[memory], side)
-            faults[memory, side].append(said["faults"])
-            system[memory, side].append(said["system"])
-            return {"step": said["step_ms"]}
+        def step(variant: Variant, side: int) -> dict[str, float]:
+            said[variant, side].append(ask(trainers[variant], side))
+            return {"step": said[variant, side][-1]["step_ms"]}
 
         runs: dict[str, Callable[[], dict[str, float]]] = {
-            f"{memory} {side}": partial(step, memory, side) for memory, side in cases
+            f"{variant} {side}": partial(step, variant, side) for variant, side in cases
         }
         times = interleaved(runs, max(3, min(settings.rounds, 10)))
     rows = []
-    for memory, side in cases:
-        step_times = times[f"{memory} {side}"].summaries()["step"]
+    for variant, side in cases:
+        step_times = times[f"{variant} {side}"].summaries()["step"]
         figures = {
             "windows_per_s": WINDOWS * 1e3 / step_times.p50,
-            "page_faults": statistics.median(faults[memory, side]),
-            "system_share": statistics.median(system[memory, side]),
+            "page_faults": statistics.median(answer["faults"] for answer in said[variant, side]),
+            "system_share": statistics.median(answer["system"] for answer in said[variant, side]),
         }
-        rows.append(Row({"memory": memory, "window": f"{side} x {side}"}, {"step": step_times}, figures))
+        memory, precision = variant
+        case = {"memory": memory, "precision": precision, "window": f"{side} x {side}"}
+        rows.append(Row(case, {"step": step_times}, figures))
     return SuiteResult(
         title="A training step on the CPU",
         rows=rows,
         notes=[
-            f"The default network, {WINDOWS} windows of made scenes a step, sizes in turns, data loading left out.",
+            f"The shipped network's shape, {WINDOWS} windows of made scenes a step, sizes in turns; no data loading.",
             "kept: as `kdc train` does on a CPU; given back: as the C library does by itself.",
+            "bfloat16: as `kdc train` does where the CPU multiplies it by itself; elsewhere it is slow.",
             "page_faults: of one step, median; system_share: part of its CPU time that the kernel took.",
         ],
         versions={"torch": importlib.metadata.version("torch")},
@@ -66,9 +68,9 @@ def measure(settings: BenchSettings) -> SuiteResult:
 
 
 @contextlib.contextmanager
-def _trainer(memory: str, settings: BenchSettings) -> Iterator[subprocess.Popen[str]]:
+def _trainer(variant: Variant, settings: BenchSettings) -> Iterator[subprocess.Popen[str]]:
     """A process that takes a step for every window size it is told."""
-    arguments = [memory, str(settings.threads), str(int(settings.cpu_time))]
+    arguments = [*variant, str(settings.threads), str(int(settings.cpu_time))]
     process = subprocess.Popen(
         [sys.executable, "-m", "kdc_bench.training", *arguments],
         stdin=subprocess.PIPE,
@@ -99,7 +101,7 @@ def ask(process: subprocess.Popen[str], side: int) -> dict[str, float]:
     return figures
 
 
-def _take_steps(memory: str, threads: int, cpu_time: bool) -> None:
+def _take_steps(memory: str, precision: str, threads: int, cpu_time: bool) -> None:
     """What the process does: for each line with a window size a step, and one line of JSON."""
     import torch
 
@@ -117,8 +119,16 @@ def _take_steps(memory: str, threads: int, cpu_time: bool) -> None:
     clock = time.thread_time if cpu_time else time.perf_counter
     with tempfile.TemporaryDirectory() as folder:
         annotations = write_dataset(Path(folder), WINDOWS, 240, 320, people=(1, 4))
-        config = TrainConfig((str(annotations),), (str(Path(folder) / "images"),), freeze_norms=True, workers=0)
-        trainer = Trainer(config, Path(folder) / "run", device="cpu")
+        config = TrainConfig(
+            train_annotations=(str(annotations),),
+            train_images=(str(Path(folder) / "images"),),
+            trunk="movenet_slim",
+            output_stride=32,
+            freeze_stages=2,
+            freeze_norms=True,
+            workers=0,
+        )
+        trainer = Trainer(config, Path(folder) / "run", device="cpu", bfloat16=precision == "bfloat16")
         records, radius = trainer.dataset.records, config.disk_radius()
         batches: dict[int, Batch] = {}
         for line in sys.stdin:
@@ -139,4 +149,4 @@ def _take_steps(memory: str, threads: int, cpu_time: bool) -> None:
 
 
 if __name__ == "__main__":
-    _take_steps(sys.argv[1], int(sys.argv[2]), bool(int(sys.argv[3])))
+    _take_steps(sys.argv[1], sys.argv[2], int(sys.argv[3]), bool(int(sys.argv[4])))

@@ -53,7 +53,8 @@ class TrainConfig:
     Learning rates: `learning_rate` for pyramid and heads, times `trunk_rate` for the pretrained trunk and
     coarse heads. `freeze_stages` leaves the first stages of the trunk as they are; `freeze_norms` keeps the
     statistics of all batch norms, for batches too small to have good ones. `batch_size` is that of all processes
-    together.
+    together. With `mixed_precision` the network computes in bfloat16 where the device does (a GPU, or a CPU with
+    AVX512-BF16 or AMX); weights, losses and their sums stay float32.
     With `val_annotations` and `val_images` the averaged network is scored every `evaluate_epochs` passes over the
     data (0 = never) and at the end.
     """
@@ -100,6 +101,7 @@ class TrainConfig:
     freeze_norms: bool = False
     clip_norm: float = 5.0
     ema_decay: float = 0.998
+    mixed_precision: bool = True
     loss_heatmap: float = LossWeights.heatmap
     loss_offset: float = LossWeights.offset
     loss_displacement: float = LossWeights.displacement

@@ -50,10 +50,17 @@ class Trainer:
 
     SIGTERM and SIGINT save and leave. In several processes (inside `distributed.processes`) each takes its share of
     every batch, and only the first one writes.
+
+    bfloat16: whether the device computes with it; None finds out.
     """
 
     def __init__(
-        self, config: TrainConfig, out: Path, resume: bool = False, device: str | None = None
+        self,
+        config: TrainConfig,
+        out: Path,
+        resume: bool = False,
+        device: str | None = None,
+        bfloat16: bool | None = None,
     ) -> None:
         self.config, self.out = config, out
         self.device = distributed.local_device(device)
@@ -85,6 +92,8 @@ class Trainer:
             if self.device.type == "cuda":
                 self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
             self._model = DistributedDataParallel(self.network)
+        able = computes_bfloat16(self.device) if bfloat16 is None else bfloat16
+        self._bfloat16 = config.mixed_precision and able
         self._stop = False
         self._validation = None
         if config.val_annotations and config.evaluate_epochs > 0:
@@ -188,7 +197,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         images = batch.images.float().contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
             fields = self._model(images)
         fields = type(fields)(*(f.float() for f in fields))
         terms = all_losses(fields, batch, config.stride, config.mask_mode)
@@ -316,6 +325,16 @@ def training_dataset(config: TrainConfig) -> PeopleDataset:
         config.seed,
         Mixing(config.copy_paste, config.mosaic, config.blur, config.blur_px),
     )
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 by itself; where it does not, mixed precision would be slower."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    return False
 
 
 def freeze_stages(network: KDCNet, config: TrainConfig) -> None:

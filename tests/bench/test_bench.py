@@ -70,15 +70,16 @@ def test_startup_measures_another_process(report: dict) -> None:
     assert 20 < row["figures"]["pss_mb"] <= row["figures"]["rss_mb"] < 2000
 
 
-def test_training_steps_of_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_steps_of_a_process_for_each_variant(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     monkeypatch.setattr("kdc_bench.training.SIDES", (64, 96))
     result = run_suite("training", BenchSettings(Path("unused.onnx"), threads=1, rounds=3))
     rows = result.rows
     assert set(result.versions) == {"torch"}
-    assert [(row.case["window"], row.case["memory"]) for row in rows] == [
-        ("64 x 64", "given back"), ("64 x 64", "kept"), ("96 x 96", "given back"), ("96 x 96", "kept"),
-    ]  # fmt: skip
+    variants = [("given back", "float32"), ("kept", "float32"), ("kept", "bfloat16")]
+    assert [(row.case["window"], row.case["memory"], row.case["precision"]) for row in rows] == [
+        (window, *variant) for window in ("64 x 64", "96 x 96") for variant in variants
+    ]
     for row in rows:
         assert row.stages["step"].count == 3
         assert row.figures["windows_per_s"] == pytest.approx(8e3 / row.stages["step"].p50)

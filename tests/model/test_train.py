@@ -20,6 +20,7 @@ from kdc_model.train import (
     NonFiniteLoss,
     Trainer,
     _schedule,
+    computes_bfloat16,
     training_records,
 )
 
@@ -268,3 +269,36 @@ def test_a_few_dozen_steps_on_one_scene_lower_every_term(config, tmp_path, mask_
             assert last < 0.5  # starts at its lowest, the same everywhere
         else:
             assert last < 0.9 * first, (name, first, last)
+
+
+def test_mixed_precision_is_nearly_the_same_step(config, tmp_path):
+    """The network's convolutions in bfloat16; losses, gradients and weights in float32, near those of float32."""
+    config = dataclasses.replace(config, mixed_precision=True)
+    exact = Trainer(config, tmp_path / "exact", device="cpu", bfloat16=False)
+    mixed = Trainer(config, tmp_path / "mixed", device="cpu", bfloat16=True)
+    seen = []
+    mixed.network.pose.fine.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    batch = collate([exact.dataset[i] for i in range(2)])
+    one, two = exact.train_step(batch), mixed.train_step(batch)
+    assert seen == [torch.bfloat16]
+    assert one != two
+    for name, value in one.items():
+        assert two[name] == pytest.approx(value, rel=0.02, abs=1e-3), name
+    gradients = []
+    for trainer in (exact, mixed):
+        parameters = list(trainer.network.parameters())
+        assert all(p.dtype == torch.float32 for p in parameters)
+        gradients.append(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
+    assert gradients[1].dtype == torch.float32
+    assert float(torch.cosine_similarity(*gradients, dim=0)) > 0.98
+
+
+def test_mixed_precision_where_the_cpu_has_it(config, tmp_path, monkeypatch):
+    for able, expected in (({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx512_f": True}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
+        assert computes_bfloat16(torch.device("cpu")) is expected
+    assert not computes_bfloat16(torch.device("meta"))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    asked = dataclasses.replace(config, mixed_precision=True)
+    assert Trainer(asked, tmp_path / "on", device="cpu")._bfloat16
+    assert not Trainer(config, tmp_path / "off", device="cpu")._bfloat16
