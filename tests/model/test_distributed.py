@@ -26,7 +26,7 @@ def config(made_folder) -> TrainConfig:
     return TrainConfig(
         (annotations,), (images,), val_annotations=annotations, val_images=images, channels=8, head_units=1,
         input_size=(64, 96), long_side=96, epochs=12 / 7, batch_size=4, learning_rate=0.01, warmup_steps=1, workers=0,
-        seed=1, freeze_norms=True, evaluate_epochs=10.0,
+        seed=1, freeze_norms=True, evaluate_epochs=10.0, mixed_precision=False,
     )  # fmt: skip
 
 
