@@ -23,7 +23,7 @@ def test_file_is_small_and_says_what_it_is(shipped_model: Path) -> None:
     assert shipped_model.stat().st_size < 30e6
     spec = load_backend(shipped_model).spec
     assert spec.mask_mode == "embedding" and spec.stride == 4
-    assert spec.provenance["trunk"] == "movenet"
+    assert spec.provenance["trunk"] == "movenet_slim"
 
 
 def test_astronaut(pipeline: Pipeline) -> None:

@@ -12,7 +12,7 @@ from kdc_model.from_onnx import load_exported, unfold_norms
 from kdc_model.network import KDCNet, NetworkConfig
 from kdc_model.pretrained import initialise
 
-SHIPPED = NetworkConfig(trunk="movenet", output_stride=32)
+SHIPPED = NetworkConfig(trunk="movenet_slim", output_stride=32)
 
 
 @pytest.fixture(scope="module")
