@@ -46,6 +46,7 @@ def test_a_photograph(start_node, make_peer, shipped_model):
     assert masks.header == poses.header
     people, track_ids = people_from_messages(poses, masks)
     mask = people.mask(poses.people.index(best))
+    assert 0.6 < masks.masks[poses.people.index(best)].mask_score <= 1
     assert 0.15 < mask.mean() < 0.75
     assert mask[90:150, 190:245].mean() > 0.8  # the face
     assert mask[200:310, 150:290].mean() > 0.8  # collar and chest
