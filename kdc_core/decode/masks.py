@@ -51,7 +51,7 @@ class InstanceMasks:
 
     labels: uint16 (H, W), 0 = background, n + 1 = person n; every pixel has one person at most.
     scores: float32 (N,), the IoU to be expected of each mask, its soft form (the mask and two cells around it)
-            taken for probabilities; 0 = empty mask.
+            taken for probabilities; 0 where no cell was won.
     """
 
     labels: np.ndarray
