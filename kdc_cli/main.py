@@ -20,6 +20,7 @@ from kdc_cli import (
     evaluate,
     export,
     gradients,
+    masks,
     parity,
     predict,
     record_demo,
@@ -29,7 +30,8 @@ from kdc_cli import (
 from kdc_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, message_of
 
 COMMANDS = (
-    predict, replay, compare, record_demo, train, evaluate, ablate, gradients, export, parity, build_engine, bench,
+    predict, replay, compare, record_demo, train, evaluate, ablate, gradients, masks, export, parity, build_engine,
+    bench,
 )  # fmt: skip
 
 _DESCRIPTION = """\

@@ -300,9 +300,7 @@ def training_records(config: TrainConfig) -> list[ImageRecord]:
     for i, (file, images) in enumerate(zip(config.train_annotations, config.train_images)):
         part = load_records(Path(file), Path(images))
         if config.pseudo_masks and config.pseudo_masks[i]:
-            part = add_pseudo_masks(
-                part, Path(file), Path(config.pseudo_masks[i]), config.pseudo_mask_quality
-            )
+            part = add_pseudo_masks(part, Path(config.pseudo_masks[i]), config.pseudo_mask_quality)
         records += [r for r in part if r.crowd_prob <= config.max_crowd_prob]
     return records
 

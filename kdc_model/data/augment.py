@@ -102,7 +102,8 @@ def random_warp(
 ) -> Warp:
     """Draw a warp.
 
-    The window falls around a random person in three of four draws, anywhere else in the rest.
+    The window falls around a random person (one with keypoints, if there are any) in three of four draws, anywhere
+    else in the rest.
     """
     low, high = np.log(ranges.scales(max(record.height, record.width)))
     scale = np.exp(rng.uniform(low, high))
@@ -114,6 +115,7 @@ def random_warp(
     size = np.array([record.width, record.height], np.float64)
     window = np.array(input_hw[::-1], np.float64) / scale
     persons = [p for p in record.persons if not p.ignore]
+    persons = [p for p in persons if p.has_keypoints] or persons
     if persons and rng.random() < 0.75:
         x, y, w, h = persons[rng.integers(len(persons))].box_xywh
         focus = np.array([x + w * rng.random(), y + h * rng.random()])

@@ -33,6 +33,7 @@ class Person:
     segmentation: polygons, or an RLE dict with bytes or list counts; None where there is no mask.
     ignore:       the region counts in no loss: a crowd, or a person with neither keypoints nor mask.
     mask_quality: IoU of the mask with the true one; 1 for a person's own, an estimate for a machine-made one.
+    crowd:        not one person but many.
     """
 
     keypoints: np.ndarray
@@ -40,6 +41,8 @@ class Person:
     segmentation: list[list[float]] | dict[str, Any] | None
     ignore: bool
     mask_quality: float = 1.0
+    crowd: bool = False
+    annotation_id: int = 0
 
     @property
     def has_keypoints(self) -> bool:
@@ -128,29 +131,27 @@ def load_records(annotations: Path, images: Path) -> list[ImageRecord]:
     return records
 
 
-def add_pseudo_masks(
-    records: list[ImageRecord], annotations: Path, masks: Path, min_quality: float
-) -> list[ImageRecord]:
-    """Give persons without a mask the machine-made one, where its estimated IoU reaches `min_quality`."""
+def add_pseudo_masks(records: list[ImageRecord], masks: Path, min_quality: float) -> list[ImageRecord]:
+    """Give persons without a mask the machine-made one, where its estimated IoU reaches `min_quality`.
+
+    Somebody of whom nothing else is known is no longer ignored then, unless a crowd. Raises AnnotationError, or
+    FileNotFoundError for a missing file.
+    """
     made = _read_json(masks, keys=("masks",))["masks"]
-    data = _read_json(annotations)
-    ids: dict[int, list[int]] = {}
-    for annotation in data["annotations"]:
-        if annotation.get("category_id", PERSON_CATEGORY) == PERSON_CATEGORY:
-            ids.setdefault(annotation["image_id"], []).append(annotation["id"])
     out = []
     for record in records:
         persons = []
-        for person, annotation_id in zip(record.persons, ids.get(record.image_id, ())):
-            entry = made.get(str(annotation_id))
+        for person in record.persons:
+            entry = made.get(str(person.annotation_id))
             if entry is not None and not (
                 isinstance(entry, dict) and {"quality", "size", "counts"} <= set(entry)
             ):
-                raise AnnotationError(f"{masks}: mask {annotation_id} needs quality, size and counts")
+                raise AnnotationError(f"{masks}: mask {person.annotation_id} needs quality, size and counts")
             if person.segmentation is None and entry and entry["quality"] >= min_quality:
-                where = f"{masks}: mask {annotation_id}"
+                where = f"{masks}: mask {person.annotation_id}"
                 rle = _segmentation(where, entry, (record.height, record.width))
-                person = replace(person, segmentation=rle, mask_quality=float(entry["quality"]))
+                quality = float(entry["quality"])
+                person = replace(person, segmentation=rle, mask_quality=quality, ignore=person.crowd)
             persons.append(person)
         out.append(replace(record, persons=tuple(persons)))
     return out
@@ -216,8 +217,17 @@ def _person(
         if name in KEYPOINT_NAMES:
             keypoints[KEYPOINT_NAMES.index(name)] = values
     nothing_known = segmentation is None and not (keypoints[:, 2] > 0).any()
-    ignore = bool(annotation.get("iscrowd")) or bool(annotation.get("ignore")) or nothing_known
-    return Person(keypoints, tuple(box.tolist()), segmentation, ignore)
+    crowd = bool(annotation.get("iscrowd"))
+    ignore = crowd or bool(annotation.get("ignore")) or nothing_known
+    number = annotation.get("id")
+    return Person(
+        keypoints,
+        tuple(box.tolist()),
+        segmentation,
+        ignore,
+        crowd=crowd,
+        annotation_id=number if isinstance(number, int) else 0,
+    )
 
 
 def _segmentation(where: str, value: Any, image_hw: tuple[int, int]) -> list[list[float]] | dict[str, Any]:

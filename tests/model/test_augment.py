@@ -207,6 +207,20 @@ def test_scaled_picture_is_really_larger():
     assert min(radii) < 0.6 and max(radii) > 1.3
 
 
+def test_windows_prefer_people_with_keypoints():
+    square = rle_of(np.pad(np.ones((20, 20), np.uint8), ((0, 80), (0, 180))))  # outlined only, far left
+    posed = person_of((180, 80, 10, 10), nose=(185, 85))
+    ranges = WarpRange(400, (1.0, 1.0), 0.0, 0.0)
+
+    def seen(*persons: Person) -> float:
+        centres = [warp.points(np.array([185.0, 85.0])) for warp in draws(record_of((100, 200), *persons), 200, ranges)]
+        return float(np.mean([(np.abs(xy - 31.5) < 32).all() for xy in centres]))
+
+    outlined = person_of((0, 0, 20, 20), square)
+    assert seen(outlined, posed) == seen(posed) > 0.7
+    assert seen(outlined) < 0.1
+
+
 @pytest.mark.parametrize(("side", "low", "high"), [(200, 0.25, 1.0), (80, 0.625, 1.2), (30, 1.2, 1.2)])
 def test_a_picture_is_enlarged_no_further_than_allowed(side, low, high):
     # Scale 0.5 to 2 around 100 px, and 1.2 times its own pixels at most: a small picture is all at that limit.

@@ -166,11 +166,24 @@ def test_pseudo_masks_fill_gaps_from_a_quality_up(files):
     made = coco_mask.encode(np.asfortranarray(other))["counts"].decode()
     entry = {"size": [20, 30], "counts": made, "quality": 0.8}
     masks, _ = files({"masks": {"1": entry, "5": entry, "6": {**entry, "quality": 0.5}}}, "masks.json")
-    persons = add_pseudo_masks(load_records(path, folder), path, masks, 0.7)[0].persons
+    persons = add_pseudo_masks(load_records(path, folder), masks, 0.7)[0].persons
     assert np.array_equal(persons[0].polygons_or_mask(20, 30), MASK)  # a true mask stays
     assert np.array_equal(persons[3].polygons_or_mask(20, 30), other)
     assert persons[4].segmentation is None  # too uncertain
     assert persons[3].has_keypoints and not persons[3].ignore
+    assert persons[4].ignore
+
+
+def test_a_pseudo_mask_makes_somebody_of_an_unknown_person_but_not_of_a_crowd(files):
+    hidden = [{**a, "has_mask": False} if a["id"] == 3 else a for a in GOOD["annotations"]]
+    path, folder = files({**GOOD, "annotations": hidden})
+    made = coco_mask.encode(np.asfortranarray(MASK))["counts"].decode()
+    entry = {"size": [20, 30], "counts": made, "quality": 0.8}
+    masks, _ = files({"masks": {"3": entry, "6": entry}}, "masks.json")
+    _, _, crowd, _, unknown = add_pseudo_masks(load_records(path, folder), masks, 0.7)[0].persons
+    assert (crowd.annotation_id, crowd.crowd, crowd.ignore) == (3, True, True)
+    assert (unknown.annotation_id, unknown.crowd, unknown.ignore) == (6, False, False)
+    assert unknown.mask_quality == 0.8 and not unknown.has_keypoints
 
 
 @pytest.mark.parametrize(
@@ -184,4 +197,4 @@ def test_malformed_pseudo_mask(files, entry, expected):
     path, folder = files(GOOD)
     masks, _ = files({"masks": {"5": entry}}, "masks.json")
     with pytest.raises(AnnotationError, match=expected):
-        add_pseudo_masks(load_records(path, folder), path, masks, 0.7)
+        add_pseudo_masks(load_records(path, folder), masks, 0.7)
