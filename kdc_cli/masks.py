@@ -37,6 +37,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--annotations", required=True, type=Path, nargs="+", metavar="FILE.json", help="COCO's format")
     parser.add_argument("--images", required=True, type=Path, nargs="+", metavar="DIR", help="one for each of them")
     parser.add_argument("--out", required=True, type=Path, nargs="+", metavar="FILE.json", help="one for each of them")
+    parser.add_argument(
+        "--also", type=Path, nargs="+", default=[], metavar="FILE.json",
+        help="masks made otherwise, a file for each of the annotations: of two for a person the better estimate stays",
+    )  # fmt: skip
     parser.add_argument("--save", type=Path, metavar="FILE.pt", help="keep the taught network")
     parser.add_argument(
         "--epochs", type=positive, default=3, metavar="N", help="passes over the outlined people (default: %(default)s)"
@@ -52,12 +56,14 @@ def run(args: argparse.Namespace) -> None:
     """Teach and outline. Raises FileNotFoundError, CheckpointError, AnnotationError, CommandError."""
     from tqdm import tqdm
 
-    from kdc_model.data.coco import load_records
+    from kdc_model.data.coco import load_records, read_pseudo_masks
     from kdc_model.teacher.mobile_sam import MobileSam
     from kdc_model.teacher.person_masks import PersonMasks, TuneOptions, make_masks, tune
 
     if not len(args.annotations) == len(args.images) == len(args.out):
         raise CommandError("--annotations, --images and --out need as many entries each")
+    if args.also and len(args.also) != len(args.annotations):
+        raise CommandError("--also needs as many entries as --annotations, or none")
     if args.taught and args.save:
         raise CommandError("--save is for a network taught now, with --sam")
     if args.taught:
@@ -65,6 +71,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         network = PersonMasks(MobileSam.load(args.sam), args.long_side).eval()
     data = [load_records(file, images) for file, images in zip(args.annotations, args.images)]
+    others = [read_pseudo_masks(file) for file in args.also] or [{} for _ in data]
     learnt = {}
     if args.sam:
         try:
@@ -73,10 +80,12 @@ def run(args: argparse.Namespace) -> None:
             raise CommandError(str(error)) from error
         if args.save:
             network.save(args.save)
-    for out, records in zip(args.out, data):
-        made: dict[str, Any] = {}
+    for out, records, other in zip(args.out, data, others):
+        made: dict[str, Any] = dict(other)
         for record in tqdm(records, unit="picture", desc=out.name):
-            made |= {str(number): mask for number, mask in make_masks(network, record).items()}
+            for number, mask in make_masks(network, record).items():
+                if mask["quality"] >= made.get(str(number), mask)["quality"]:
+                    made[str(number)] = mask
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps({"note": "machine-made, not ground truth", "taught": learnt, "masks": made}))
         print(f"{len(made)} masks in {out}")

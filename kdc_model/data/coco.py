@@ -137,16 +137,12 @@ def add_pseudo_masks(records: list[ImageRecord], masks: Path, min_quality: float
     Somebody of whom nothing else is known is no longer ignored then, unless a crowd. Raises AnnotationError, or
     FileNotFoundError for a missing file.
     """
-    made = _read_json(masks, keys=("masks",))["masks"]
+    made = read_pseudo_masks(masks)
     out = []
     for record in records:
         persons = []
         for person in record.persons:
             entry = made.get(str(person.annotation_id))
-            if entry is not None and not (
-                isinstance(entry, dict) and {"quality", "size", "counts"} <= set(entry)
-            ):
-                raise AnnotationError(f"{masks}: mask {person.annotation_id} needs quality, size and counts")
             if person.segmentation is None and entry and entry["quality"] >= min_quality:
                 where = f"{masks}: mask {person.annotation_id}"
                 rle = _segmentation(where, entry, (record.height, record.width))
@@ -155,6 +151,20 @@ def add_pseudo_masks(records: list[ImageRecord], masks: Path, min_quality: float
             persons.append(person)
         out.append(replace(record, persons=tuple(persons)))
     return out
+
+
+def read_pseudo_masks(path: Path) -> dict[str, dict[str, Any]]:
+    """Machine-made masks by annotation id: RLE (size, counts) and quality, the estimated IoU.
+
+    Raises AnnotationError, or FileNotFoundError for a missing file.
+    """
+    made = _read_json(path, keys=("masks",))["masks"]
+    if not isinstance(made, dict):
+        raise AnnotationError(f"{path}: 'masks' must be a mapping from annotation ids")
+    for number, entry in made.items():
+        if not (isinstance(entry, dict) and {"quality", "size", "counts"} <= set(entry)):
+            raise AnnotationError(f"{path}: mask {number} needs quality, size and counts")
+    return made
 
 
 def _read_json(path: Path, keys: tuple[str, ...] = ("images", "annotations")) -> dict[str, Any]:

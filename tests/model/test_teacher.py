@@ -264,7 +264,20 @@ def test_command(scenes, tmp_path, capsys):
     assert set(made["masks"]) <= {str(n) for n in hidden}
     assert main([*command, "--taught", kept]) == 0
     assert json.loads((tmp_path / "out.json").read_text())["masks"] == made["masks"]
+    # Masks from elsewhere stay where they are estimated better, and for whom there is no other.
+    number, entry = next(iter(made["masks"].items()))
+    better, worse = {**entry, "quality": 1.0}, {**entry, "quality": -1.0}
+    also = tmp_path / "also.json"
+    also.write_text(json.dumps({"masks": {number: better, "99999": worse}}))
+    assert main([*command, "--taught", kept, "--also", str(also)]) == 0
+    merged = json.loads((tmp_path / "out.json").read_text())["masks"]
+    assert merged == {**made["masks"], number: better, "99999": worse}
+    also.write_text(json.dumps({"masks": {number: worse}}))
+    assert main([*command, "--taught", kept, "--also", str(also)]) == 0
+    assert json.loads((tmp_path / "out.json").read_text())["masks"] == made["masks"]
     capsys.readouterr()
+    assert main([*command, "--taught", kept, "--also", str(also), str(also)]) == 1
+    assert "--also needs as many entries" in capsys.readouterr().err
     assert main([*command, "--taught", kept, "--save", kept]) == 1
     assert "--save is for a network taught now" in capsys.readouterr().err
     assert main([*command, "other.json", "--sam", str(weights)]) == 1
