@@ -15,4 +15,5 @@ class RunTracker:
 
     def update(self, people: People, time_ns: int) -> FrameTracks:
         """Identities of the people of the frame of `time_ns`."""
-        return FrameTracks.of(self._tracker.update(people, time_ns * 1e-9), self._tracker.tracks)
+        tracked = self._tracker.update(people, time_ns * 1e-9)
+        return FrameTracks.of(tracked, self._tracker.unseen)

@@ -12,11 +12,11 @@ from rosbags.highlevel import AnyReader
 
 from kdc_cli.main import main
 from kdc_core.rle import decode_counts
-from kdc_core.tracking import FrameTracks, Tracker
 from kdc_core.types import People
 from kdc_replay import journal
 from kdc_replay.interfaces import Messages
 from kdc_replay.result_messages import MARKERS, MASKS, POSES, MarkerArrays, header, mask_array, pose_array
+from kdc_replay.tracking import RunTracker
 from tests.replay.bags import HW, LOG_DELAY_NS, picture, stamp_of, write_bag
 from tests.replay.stub_pipeline import use_stub
 
@@ -111,11 +111,12 @@ def test_the_messages_are_the_live_nodes(tmp_path):
 
     messages = Messages()
     live, offline = MarkerBuilder(), MarkerArrays(messages)
-    tracker = Tracker()
+    tracker = RunTracker()
     states = set()
     for number, count in enumerate((4, 4, 4, 4, 3, 0, 2)):
         people = crowd(count, seed=1)  # the same people again and again
-        tracks = FrameTracks.of(tracker.update(people, 0.1 * number), tracker.tracks)
+        tracks = tracker.update(people, number * 100_000_000)
+        assert not {track.id for track in tracks.unseen} & set(tracks.ids.tolist())
         states |= {*tracks.states.tolist(), *(int(track.state) for track in tracks.unseen)}
         stamp_ns = stamp_of(number)
         ours = header(messages, stamp_ns, "camera")
