@@ -12,6 +12,9 @@ import numpy as np
 _OPENCV_MODELS = ("plumb_bob", "rational_polynomial")
 _FISHEYE_MODELS = ("equidistant", "fisheye")
 DISTORTION_MODELS = (*_OPENCV_MODELS, *_FISHEYE_MODELS)
+# Undistorting is iterative: at a wide picture's edge it may end somewhere else. Exact lenses come back to 0.01 px.
+_ROUND_TRIP_PX = 1.0
+_WIDEST = 50.0  # x / z or y / z, 89 degrees off the axis: no point on an image plane means anything beyond
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ class CameraModel:
     def to_plane(self, xy: np.ndarray, depth_m: float | np.ndarray = 1.0) -> np.ndarray:
         """Pixels (..., 2) -> points in metres (..., 3) at these depths (z; broadcast over the pixels).
 
-        float64; NaN where a pixel or a depth is NaN.
+        float64; NaN where a pixel or a depth is NaN, and where the lens model has no inverse: it then does not lead
+        back to the pixel, or the ray is (nearly) at right angles to the optical axis.
         """
         xy = np.asarray(xy, np.float64)
         if self.distortion:
@@ -83,10 +87,20 @@ class CameraModel:
             if known.any():
                 normalised[known] = undistort(flat[known], self.matrix, coefficients)
             normalised = normalised.reshape(xy.shape)
+            normalised[~self._leads_back(normalised, xy)] = np.nan
         else:
             normalised = (xy - (self.cx, self.cy)) / (self.fx, self.fy)
         depth = np.broadcast_to(np.asarray(depth_m, np.float64), xy.shape[:-1])
         return np.concatenate([normalised * depth[..., None], depth[..., None]], axis=-1)
+
+    def _leads_back(self, normalised: np.ndarray, xy: np.ndarray) -> np.ndarray:
+        """Whether undistorted places (..., 2) are those of the pixels (..., 2), bool (...)."""
+        with np.errstate(invalid="ignore"):
+            within = (np.abs(normalised) < _WIDEST).all(-1)
+        points = np.concatenate([normalised, np.ones_like(normalised[..., :1])], axis=-1)
+        points[~within] = np.nan
+        with np.errstate(invalid="ignore"):
+            return np.linalg.norm(self.project(points) - xy, axis=-1) < _ROUND_TRIP_PX
 
     def rays(self, xy: np.ndarray) -> np.ndarray:
         """Pixels (..., 2) -> directions of length 1, float64 (..., 3)."""

@@ -92,10 +92,14 @@ class MarkerBuilder:
             label = _marker("labels", marker_id, Marker.TEXT_VIEW_FACING, header, colour)
             label.scale.z = figure.label_height_m
             label.text = _text(track_id, people.scores[i], positions, i)
-            label.pose.position = Point(**dict(zip("xyz", figure.label_m.tolist())))
-            # An empty list marker makes RViz complain; without joints there is none to show.
-            for marker in (joints, bones):
-                if not marker.points:
+            label.pose.position = Point(**dict(zip("xyz", np.nan_to_num(figure.label_m).tolist())))
+            # An empty list marker makes RViz complain; without joints there is none to show, nor a label nowhere.
+            for marker, empty in (
+                (joints, not joints.points),
+                (bones, not bones.points),
+                (label, not np.isfinite(figure.label_m).all()),
+            ):
+                if empty:
                     marker.action = Marker.DELETE
             message.markers += [joints, bones, label]
         for marker_id in sorted(self._shown - shown):
@@ -116,9 +120,11 @@ class MarkerBuilder:
         depth = float(positions.roots_m[i, 2]) if estimated else PLANE_DEPTH_M
         joints = camera.to_plane(people.keypoints_xy[i], depth)
         visible = visible & np.isfinite(joints).all(axis=1)
-        x, y, z = camera.to_plane(people.boxes_xyxy[i, :2], depth).tolist()
+        corner = camera.to_plane(people.boxes_xyxy[i, :2], depth)
+        if not np.isfinite(corner).all() and visible.any():  # beyond what the lens model knows
+            corner = joints[visible][joints[visible, 1].argmin()]
         height = LABEL_HEIGHT_M * depth
-        label = np.array([x, y - height / 2, z])
+        label = corner - (0, height / 2, 0)
         return _Figure(joints, visible, label, JOINT_SIZE_M * depth, BONE_WIDTH_M * depth, height)
 
 

@@ -48,6 +48,23 @@ def test_unknown_places_stay_unknown(name):
     assert np.isnan(camera.project(np.array([[0, 0, -1.0], [np.nan] * 3]))).all()
 
 
+def test_what_the_lens_model_cannot_undo_is_unknown():
+    """Wide lenses: beyond 89 degrees, or where undistorting ends up at another place, there is no ray."""
+    wide = CameraModel(286, 286, 420, 400, (-0.0087, 0.0412, -0.0385, 0.0067), "equidistant")
+    barrel = CameraModel(300, 300, 320, 240, (-0.34, 0.12, 0.0, 0.0, -0.02), "plumb_bob")
+    for camera, width, height, share in ((wide, 848, 800, 0.2), (barrel, 640, 480, 0.02)):
+        pixels = np.stack(np.meshgrid(np.arange(0, width, 7.0), np.arange(0, height, 7.0)), -1)
+        points = camera.to_plane(pixels, 2.0)
+        known = np.isfinite(points[..., :2]).all(-1)
+        assert 1 - known.mean() > share
+        assert known[40:-40, 30:-30].all()
+        assert np.linalg.norm(camera.project(points[known]) - pixels[known], axis=-1).max() < 1
+        # Known places lie on their own side of the axis.
+        away = pixels - (camera.cx, camera.cy)
+        assert (points[..., :2] * away >= 0)[known].all()
+        assert np.isnan(camera.rays(pixels[~known])).all()
+
+
 def test_another_size():
     camera = CameraModel(1000.0, 990.0, 639.5, 479.5)
     half = camera.resized((960, 1280), (480, 640))
