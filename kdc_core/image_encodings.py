@@ -12,6 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from kdc_core import jpeg
+
 
 class ImageConversionError(ValueError):
     """An image message that is malformed, or whose encoding holds no colours."""
@@ -63,7 +65,6 @@ SUPPORTED_ENCODINGS: tuple[str, ...] = tuple(_ENCODINGS)
 
 # As cv_bridge does it: the whole 16-bit range onto the whole 8-bit range, rounded.
 _SIXTEEN_TO_EIGHT = 255.0 / 65535.0
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 
 def check_layout(encoding: str, height: int, width: int, step: int, size_bytes: int) -> Encoding:
@@ -143,8 +144,7 @@ def decode_compressed(data: Any, image_format: str) -> np.ndarray:
     if len(content) == 0:
         raise ImageConversionError("the compressed image has no data")
     raw = content.tobytes()
-    # Some versions of OpenCV fill the missing part of a JPEG with grey and say nothing.
-    if raw.startswith(_JPEG_START) and raw.rfind(_JPEG_END) < 0:
+    if raw.startswith(jpeg.START) and not jpeg.is_whole(raw):
         raise ImageConversionError(f"the JPEG of {len(raw)} bytes ends early")
     try:
         # A camera's picture is as the camera is mounted, whatever a tag in it says.

@@ -7,6 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from kdc_core import jpeg
+
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
@@ -24,9 +26,12 @@ def read_rgb(path: Path, upright: bool = True) -> np.ndarray:
         raise FileNotFoundError(f"no picture at {path}")
     flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        image = cv2.imread(str(path), flags)
-    except cv2.error as error:  # larger than OpenCV's limit, for one
+        content = path.read_bytes()
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+    except (cv2.error, OSError) as error:  # larger than OpenCV's limit, for one
         raise UnreadableImageError(f"{path} cannot be read: {error}") from error
+    if content.startswith(jpeg.START) and not jpeg.is_whole(content):
+        raise UnreadableImageError(f"{path} ends early: the JPEG of {len(content)} bytes is not whole")
     if image is None:
         raise UnreadableImageError(f"{path} is not a picture that OpenCV can read")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
