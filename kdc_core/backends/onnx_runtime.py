@@ -92,7 +92,10 @@ def read_spec(model: Path) -> ModelSpec:
 
 def spec_of(session: ort.InferenceSession, model: Path) -> ModelSpec:
     """The spec of an open model, checked against its inputs and outputs. Raises ModelLoadError."""
-    metadata = session.get_modelmeta().custom_metadata_map
+    try:
+        metadata = session.get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError as error:
+        raise ModelLoadError(f"{model}: its metadata are damaged ({error}); export it again") from error
     if METADATA_KEY not in metadata:
         raise ModelLoadError(f"{model} carries no KDC model spec: was it exported by `kdc export`?")
     try:

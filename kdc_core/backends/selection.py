@@ -38,6 +38,12 @@ def select(model: Path, backend: str, options: LoadOptions) -> Backend:
         except BackendUnavailable as error:
             refusals.append(f"{name}: {error}")
             continue
+        except ModelLoadError as error:
+            if load is not _torch or model.suffix == ".pt2":
+                raise
+            # It is the program beside the model that is damaged or stale.
+            refusals.append(f"{name}: {error}")
+            continue
         others = f"; not taken: {'; '.join(refusals)}" if refusals else ""
         logger.info("backend: %s for %s, the first that works here%s", loaded.name, model.name, others)
         return loaded

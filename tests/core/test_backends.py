@@ -58,6 +58,24 @@ def test_model_without_spec(tmp_path: Path) -> None:
         load_backend(path)
 
 
+def test_model_whose_metadata_are_damaged(tmp_path: Path) -> None:
+    path = write_identity(tmp_path / "damaged.onnx", {METADATA_KEY: "a text that is long enough to be found"})
+    path.write_bytes(path.read_bytes().replace(b"long enough", b"long \xb5nough"))
+    with pytest.raises(ModelLoadError, match=r"damaged\.onnx: its metadata are damaged"):
+        load_backend(path)
+
+
+def test_auto_passes_over_a_damaged_program_beside_the_model(shipped_model: Path, tmp_path: Path, monkeypatch) -> None:
+    torch = pytest.importorskip("torch")
+    model = tmp_path / "model.onnx"
+    model.write_bytes(shipped_model.read_bytes())
+    model.with_suffix(".pt2").write_bytes(b"PK\x03\x04 cut off")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert load_backend(model, engine_dir=tmp_path).name.startswith("onnxruntime ")
+    with pytest.raises(ModelLoadError, match=r"model\.pt2"):
+        load_backend(model, "torch", device="cuda")
+
+
 def test_model_with_another_spec_format(tmp_path: Path) -> None:
     text = ModelSpec(input_hw=(64, 64)).to_json().replace('"format_version": 2', '"format_version": 99')
     with pytest.raises(ModelLoadError, match="format 99"):

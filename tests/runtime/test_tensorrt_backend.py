@@ -89,6 +89,23 @@ def test_engine_that_the_gpu_refuses_is_built_again(trt, tiny: Path, tmp_path: P
     assert backend.run(picture()).masks.person.shape == (16, 24)
 
 
+def test_auto_goes_back_to_fp32_from_a_checked_engine_that_does_not_load(trt, tiny: Path, tmp_path: Path) -> None:
+    here = machine(trt, tiny)
+    manager = EngineManager(trt, EngineCache(tmp_path))
+    key = manager.key(tiny, "fp16", ShapeProfile.of(SPEC), here.cuda.gpu())
+    manager.ensure(tiny, SPEC, key, check=lambda _: {"passed": True})
+    refusals = iter([True, False])
+
+    def open_engine(library, data):
+        if next(refusals):
+            raise BackendUnavailable("built for another driver")
+        return here.open(library, data)
+
+    options = LoadOptions(engine_dir=tmp_path)
+    assert " fp32 " in load_tensorrt_backend(tiny, options, Machine(trt, here.cuda, open_engine)).name
+    assert manager.ensure(tiny, SPEC, key).accuracy_passed, "what was measured of the fp16 engine is not lost"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

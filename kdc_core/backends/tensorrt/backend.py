@@ -105,6 +105,10 @@ def _load(model: Path, options: LoadOptions, machine: Machine | None) -> TensorR
     try:
         return TensorRTBackend(machine, stored.data, stored.spec, key)
     except BackendUnavailable as error:
+        if options.precision == "auto" and key.precision != "fp32":
+            # A new engine of that precision would have to pass its accuracy check first.
+            logger.warning("engine %s does not load, taking fp32: %s", stored.path.name, error)
+            return _load(model, dataclasses.replace(options, precision="fp32"), machine)
         if key.precision == "int8":
             raise  # it cannot be built again without pictures
         logger.warning("engine %s does not load, building it again: %s", stored.path.name, error)
