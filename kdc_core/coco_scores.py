@@ -1,7 +1,7 @@
 """COCO's scores of people against annotations in memory: keypoint AP, mask AP, IoU of person pixels.
 
 The protocol is COCO's: keypoints by OKS with 20 detections an image, person masks ("segm", category 1) with
-100, both ranked by the person's score. Needs pycocotools; only what scores something imports this module.
+100, ranked by the masks' own score. Needs pycocotools; only what scores something imports this module.
 """
 
 from __future__ import annotations
@@ -75,9 +75,8 @@ def score_keypoints(
     detections = []
     for result in results:
         points = np.asarray(result["keypoints"], np.float64).reshape(-1, 3)
-        # The size class of a detection comes from the keypoints it found, as in COCO's own loadRes.
-        found = points[points[:, 2] > 0, :2] if (points[:, 2] > 0).any() else points[:, :2]
-        low, high = found.min(0), found.max(0)
+        # The size class of a detection comes from all its keypoints, as in COCO's own loadRes of a keypoint file.
+        low, high = points[:, :2].min(0), points[:, :2].max(0)
         size = high - low
         detections.append(
             {

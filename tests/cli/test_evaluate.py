@@ -164,6 +164,36 @@ def test_keypoint_oks_is_coco_s(folder: Path) -> None:
     assert score_keypoints(truth, results).metrics["AP"] == pytest.approx(0.5)
 
 
+def test_every_number_is_that_of_cocos_own_files(folder: Path, tmp_path: Path) -> None:
+    """Through COCO's loadRes, joints that were not found (score 0, some far outside the body) included."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    rng = np.random.default_rng(5)
+    truth, results = truth_of(folder), []
+    for i, image in enumerate(truth):
+        for result in coco_results(true_people(i), image.image_id):
+            points = np.reshape(result["keypoints"], (17, 3))
+            points[:, :2] += rng.normal(0, 4, (17, 2))
+            points[:4, 2] = 0
+            points[0, :2] += 60  # a body of 60 x 150 pixels becomes a large one
+            results += [{**result, "keypoints": points.ravel().tolist(), "score": float(rng.random())}]
+            results += [{**results[-1], "keypoints": (points + [30, 20, 0]).ravel().tolist(), "score": 0.95}]
+    keys = ("image_id", "category_id", "keypoints", "score")  # COCO's format for keypoints
+    (tmp_path / "results.json").write_text(json.dumps([{k: r[k] for k in keys} for r in results]))
+    annotated = json.loads((folder / "annotations.json").read_text())
+    annotated["categories"] = [{"id": 1, "name": "person"}]
+    (tmp_path / "truth.json").write_text(json.dumps(annotated))
+    coco = COCO(str(tmp_path / "truth.json"))
+    evaluation = COCOeval(coco, coco.loadRes(str(tmp_path / "results.json")), "keypoints")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    metrics = score_keypoints(truth, results).metrics
+    assert 0.05 < metrics["APM"] < 0.95
+    assert list(metrics.values()) == pytest.approx(evaluation.stats.tolist())
+
+
 def test_nobody_found_scores_zero(folder: Path) -> None:
     metrics = evaluate(nobody, truth_of(folder))
     for name in ("keypoints.AP", "keypoints.AR", "segm.AP", "segm.AR100", "person_iou"):
