@@ -212,7 +212,8 @@ class TrackTable:
         self._see_looks(rows, detections.looks[persons], stamp_s)
         self.left_xy[rows] = box_centres_xy(boxes)
         self.scores[rows] = detections.scores[persons]
-        self.hits[rows] += detections.scores[persons] >= options.high_score
+        # The same picture once more is no further sighting.
+        self.hits[rows] += (detections.scores[persons] >= options.high_score) & (stamp_s > self.seen_s[rows])
         self.seen_s[rows] = stamp_s
         confirmed = (self.hits[rows] >= options.confirm_hits) | (self.states[rows] != TrackState.TENTATIVE)
         self.states[rows] = np.where(confirmed, TrackState.TRACKED, TrackState.TENTATIVE)
@@ -234,7 +235,8 @@ class TrackTable:
         self.states[lost] = TrackState.LOST
         self.mean[lost, :, 1] = 0.0
         limit = np.where(confirmed, options.reentry_s, options.tentative_s)
-        keep = seen | (unseen_s <= limit)
+        # Where the stamps stand still, nothing would ever be old enough to go.
+        keep = seen | ((unseen_s <= limit) & (confirmed | (unseen_s > 0)))
         return self if keep.all() else self.take(keep)
 
     def as_tracks(self, stamp_s: float, options: TrackerOptions) -> list[Track]:

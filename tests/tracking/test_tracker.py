@@ -259,6 +259,22 @@ def test_repeated_and_slightly_late_stamps_do_no_harm() -> None:
     assert tracker.counts.backward_jumps == 0
 
 
+def test_copies_of_one_picture_confirm_nobody() -> None:
+    tracker = Tracker()
+    repeated = [tracker.update(people({"x": 100, "y": 100}), 1.0) for _ in range(4)]
+    assert [list(tracked.ids) for tracked in repeated] == [[1]] * 4
+    assert states(tracker) == {1: TrackState.TENTATIVE}
+    walk(tracker, 2, start_s=1.0 + DT, x=100, y=100)
+    assert states(tracker) == {1: TrackState.TRACKED}
+
+
+def test_false_detections_do_not_pile_up_while_the_stamps_stand_still() -> None:
+    tracker = Tracker()
+    for i in range(60):
+        tracker.update(people({"x": 100, "y": 100}, {"x": 200 + 90 * (i % 5), "y": 100}), 1.0)
+    assert len(tracker.tracks) == 2
+
+
 @pytest.mark.parametrize("stamp", [float("nan"), float("inf")])
 def test_a_stamp_that_is_no_time_is_refused_and_changes_nothing(stamp: float) -> None:
     tracker = Tracker()
