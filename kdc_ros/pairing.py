@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from sensor_msgs.msg import CompressedImage, Image
 
-from kdc_ros.stamps import JUMP_BACK_NS, stamp_ns
+from kdc_ros.stamps import JUMP_BACK_NS, NS_PER_S, stamp_ns
 
 try:
-    from message_filters import ApproximateTimeSynchronizer, SimpleFilter, TimeSynchronizer
+    from message_filters import SimpleFilter, TimeSynchronizer
 except ImportError:
-    from kdc_ros.compat.message_filters import (
-        ApproximateTimeSynchronizer,
-        SimpleFilter,
-        TimeSynchronizer,
-    )
+    from kdc_ros.compat.message_filters import SimpleFilter, TimeSynchronizer
 
 APPROXIMATE, EXACT = "approximate", "exact"
 CHOICES = (APPROXIMATE, EXACT)
-# Of each kind; beyond that the oldest colour frame goes on alone.
+# Of each kind at least, more for a long slop; beyond that the oldest colour frame goes on alone.
 QUEUE_SIZE = 10
+_FASTEST_HZ = 60
+_PERIODS = 9  # of the depth images, to know theirs by
 
 Colour: TypeAlias = Image | CompressedImage
 
@@ -32,6 +32,7 @@ Colour: TypeAlias = Image | CompressedImage
 @dataclass(frozen=True)
 class _Waiting:
     message: Colour
+    stamp_ns: int
     until_s: float
 
 
@@ -39,10 +40,10 @@ class DepthPairing:
     """Colour frames and depth images in, colour frames with or without a depth image out.
 
     A colour frame waits for its depth image `slop_s` seconds at most, by the clock on the wall; then it goes on
-    alone. Frames leave in the order in which they came, each exactly once.
+    alone. Frames leave in the order in which they came, each exactly once; a depth image goes with one of them.
 
     release: called with each colour frame and its depth image (or None).
-    exact:   whether stamps must be equal; else they may differ by less than `slop_s`.
+    exact:   whether stamps must be equal; else they may differ by less than `slop_s`, and the nearest are paired.
     """
 
     def __init__(
@@ -56,19 +57,22 @@ class DepthPairing:
         self._exact = exact
         self._slop_s = slop_s
         self._now_s = now_s
+        self._limit = max(QUEUE_SIZE, round(slop_s * _FASTEST_HZ))
         self._waiting: deque[_Waiting] = deque()
-        self._newest_ns = 0
+        self._newest_colour_ns = 0
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        self._newest_depth_ns = 0
+        self._nearest = _NearestDepth(round(self._slop_s * NS_PER_S), self._limit)
         self._connect()
 
     def _connect(self) -> None:
-        """Start afresh: a synchronizer that holds later stamps throws earlier ones away at once."""
+        """A synchronizer that holds later stamps throws earlier ones away at once: make another."""
         self._colours, self._depths = SimpleFilter(), SimpleFilter()
-        inputs = [self._colours, self._depths]
-        if self._exact:
-            synchronizer = TimeSynchronizer(inputs, QUEUE_SIZE)
-        else:
-            synchronizer = ApproximateTimeSynchronizer(inputs, QUEUE_SIZE, self._slop_s)
-        synchronizer.registerCallback(self._on_pair)
+        TimeSynchronizer([self._colours, self._depths], self._limit).registerCallback(self._on_exact_pair)
+        for waiting in self._waiting:
+            self._colours.signalMessage(waiting.message)
 
     def add_colour(self, message: Colour) -> None:
         """A colour frame arrived."""
@@ -77,25 +81,37 @@ class DepthPairing:
             self.flush()
             self._release(message, None)
             return
-        if stamp < self._newest_ns - JUMP_BACK_NS:
+        if stamp < self._newest_colour_ns - JUMP_BACK_NS:
             self.flush()
-            self._connect()
-        self._newest_ns = stamp
-        self._waiting.append(_Waiting(message, self._now_s() + self._slop_s))
-        self._colours.signalMessage(message)
-        if len(self._waiting) > QUEUE_SIZE:
+            self._start_afresh()
+        self._newest_colour_ns = stamp
+        self._waiting.append(_Waiting(message, stamp, self._now_s() + self._slop_s))
+        if self._exact:
+            self._colours.signalMessage(message)
+        else:
+            self._nearest.add_colour(stamp)
+            self._release_settled()
+        if len(self._waiting) > self._limit:
             self._release(self._waiting.popleft().message, None)
 
     def add_depth(self, message: Image) -> None:
         """A depth image arrived."""
-        if stamp_ns(message.header.stamp) is not None:
+        stamp = stamp_ns(message.header.stamp)
+        if stamp is None:
+            return
+        if stamp < self._newest_depth_ns - JUMP_BACK_NS:
+            self._nearest.forget_depth()
+            self._connect()
+        self._newest_depth_ns = stamp
+        if self._exact:
             self._depths.signalMessage(message)
+        else:
+            self._nearest.add_depth(stamp, message)
+            self._release_settled()
 
     def check(self) -> None:
         """Let go what has waited long enough; called often while `waiting`."""
-        now_s = self._now_s()
-        while self._waiting and self._waiting[0].until_s <= now_s:
-            self._release(self._waiting.popleft().message, None)
+        self._release_settled()
 
     def flush(self) -> None:
         """Let go everything that waits, without depth."""
@@ -107,9 +123,93 @@ class DepthPairing:
         """Whether a colour frame waits for its depth image."""
         return bool(self._waiting)
 
-    def _on_pair(self, colour: Colour, depth: Image) -> None:
+    def _release_settled(self) -> None:
+        now_s = self._now_s()
+        for partner in self._nearest.partners([waiting.stamp_ns for waiting in self._waiting]):
+            first = self._waiting[0]
+            if first.until_s > now_s and not self._nearest.is_settled(first.stamp_ns):
+                return
+            self._waiting.popleft()
+            self._release(first.message, None if partner is None else self._nearest.take(partner))
+
+    def _on_exact_pair(self, colour: Colour, depth: Image) -> None:
         if not any(waiting.message is colour for waiting in self._waiting):
             return  # its depth image came too late
         while (first := self._waiting.popleft()).message is not colour:
             self._release(first.message, None)
         self._release(colour, depth)
+
+
+class _Rhythm:
+    """The newest stamp of a stream and the time between two."""
+
+    def __init__(self) -> None:
+        self.newest_ns: int | None = None
+        self._periods_ns: deque[int] = deque(maxlen=_PERIODS)
+
+    def add(self, stamp: int) -> None:
+        if self.newest_ns is not None and stamp > self.newest_ns:
+            self._periods_ns.append(stamp - self.newest_ns)
+        self.newest_ns = stamp if self.newest_ns is None else max(stamp, self.newest_ns)
+
+    def has_passed(self, stamp: int, unknown_period_ns: float) -> bool:
+        """Whether nothing to come will be nearer to this stamp than what has come."""
+        if self.newest_ns is None:
+            return False
+        period_ns = statistics.median(self._periods_ns) if self._periods_ns else unknown_period_ns
+        return self.newest_ns >= stamp - period_ns / 2
+
+
+class _NearestDepth:
+    """Which depth image belongs to which colour frame: the pairs nearest in time.
+
+    Not message_filters.ApproximateTimeSynchronizer: it pairs a frame on arrival with what is there. Once a colour
+    frame is lost, the next one gets its depth image, the one after that the next one's, and so on for good.
+    """
+
+    def __init__(self, slop_ns: int, limit: int) -> None:
+        self._slop_ns = slop_ns
+        self._limit = limit
+        self._images: dict[int, Image] = {}
+        self._colour_rhythm, self._depth_rhythm = _Rhythm(), _Rhythm()
+
+    def add_colour(self, stamp: int) -> None:
+        """A colour frame arrived."""
+        self._colour_rhythm.add(stamp)
+
+    def add_depth(self, stamp: int, image: Image) -> None:
+        """A depth image arrived."""
+        self._depth_rhythm.add(stamp)
+        self._images[stamp] = image
+        if len(self._images) > self._limit:
+            del self._images[min(self._images)]
+
+    def forget_depth(self) -> None:
+        """The depth images' stamps begin anew."""
+        self._images, self._depth_rhythm = {}, _Rhythm()
+
+    def is_settled(self, colour_ns: int) -> bool:
+        """Whether the nearest depth image of this colour frame must be there by now."""
+        return self._depth_rhythm.has_passed(colour_ns, 0)
+
+    def partners(self, colours_ns: Sequence[int]) -> list[int | None]:
+        """The stamp of each colour frame's depth image, None without: nearest pairs first, each image once."""
+        # The others are for a colour frame still to come.
+        offered = [ns for ns in self._images if self._colour_rhythm.has_passed(ns, math.inf)]
+        gaps = sorted(
+            (abs(colour_ns - depth_ns), i, depth_ns)
+            for i, colour_ns in enumerate(colours_ns)
+            for depth_ns in offered
+            if abs(colour_ns - depth_ns) < self._slop_ns
+        )
+        partners: list[int | None] = [None] * len(colours_ns)
+        for _, i, depth_ns in gaps:
+            if partners[i] is None and depth_ns not in partners:
+                partners[i] = depth_ns
+        return partners
+
+    def take(self, stamp: int) -> Image | None:
+        """The depth image of a stamp, with which those before it go as well: colour frames come in order."""
+        image = self._images.get(stamp)
+        self._images = {ns: other for ns, other in self._images.items() if ns > stamp}
+        return image

@@ -5,7 +5,6 @@ Same names, same behaviour; tests/ros/test_synchronizers.py runs the same cases 
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -62,26 +61,3 @@ class TimeSynchronizer(SimpleFilter):
         self.signalMessage(*chosen)
         for queue, stamp in zip(self.queues, stamps_ns):
             del queue[stamp]
-
-
-class ApproximateTimeSynchronizer(TimeSynchronizer):
-    """Puts out messages of several inputs together when their stamps lie less than `slop` seconds apart.
-
-    Each new message takes those of the other inputs that are nearest to it.
-    """
-
-    def __init__(self, fs: Sequence[SimpleFilter], queue_size: int, slop: float) -> None:
-        super().__init__(fs, queue_size)
-        self._slop_ns = round(slop * 1e9)
-
-    def _match(self, stamp_ns: int, index: int) -> None:
-        if stamp_ns not in self.queues[index]:  # too old to be kept
-            return
-        choices: list[list[int]] = []
-        for i, queue in enumerate(self.queues):
-            near = [stamp_ns] if i == index else [s for s in queue if abs(s - stamp_ns) <= self._slop_ns]
-            choices.append(sorted(near, key=lambda stamp: abs(stamp - stamp_ns)))
-        for stamps in itertools.product(*choices):
-            if max(stamps) - min(stamps) < self._slop_ns:
-                self._put_out(stamps)
-                return

@@ -1,4 +1,4 @@
-"""message_filters and our stand-in by the same cases; what the pairing makes of them."""
+"""message_filters and our stand-in by the same cases; which depth image goes with which colour frame."""
 
 from __future__ import annotations
 
@@ -37,12 +37,9 @@ def make(request):
     """Makes two inputs and a synchronizer of them; what comes out is kept as pairs of milliseconds."""
     module = IMPLEMENTATIONS[request.param]
 
-    def make(slop_s: float | None, queue_size: int = 5):
+    def make(queue_size: int = 5):
         inputs = [module.SimpleFilter(), module.SimpleFilter()]
-        if slop_s is None:
-            synchronizer = module.TimeSynchronizer(inputs, queue_size)
-        else:
-            synchronizer = module.ApproximateTimeSynchronizer(inputs, queue_size, slop_s)
+        synchronizer = module.TimeSynchronizer(inputs, queue_size)
         pairs: list[tuple[int, int]] = []
         synchronizer.registerCallback(lambda a, b, note: pairs.append((ms_of(a), ms_of(b), note)), "note")
         return SimpleNamespace(
@@ -55,7 +52,7 @@ def make(request):
 
 
 def test_exact(make):
-    sync = make(None)
+    sync = make()
     sync.first(1000)
     sync.second(1001)
     assert sync.take() == []
@@ -68,29 +65,8 @@ def test_exact(make):
     assert sync.take() == [(1100, 1100)]
 
 
-def test_approximate_takes_the_nearest(make):
-    sync = make(0.05)
-    sync.second(960)
-    sync.second(1020)
-    sync.first(1000)
-    assert sync.take() == [(1000, 1020)]
-    sync.second(1001)  # its partner is used up
-    assert sync.take() == []
-    sync.first(1030)
-    assert sync.take() == [(1030, 1001)]
-
-
-def test_the_slop_itself_is_too_much(make):
-    sync = make(0.05)
-    sync.first(1000)
-    sync.second(1050)
-    assert sync.take() == []
-    sync.second(1049)
-    assert sync.take() == [(1000, 1049)]
-
-
 def test_the_oldest_leave_a_full_queue(make):
-    sync = make(0.01, queue_size=2)
+    sync = make(queue_size=2)
     for ms in (1000, 1100, 1200):
         sync.first(ms)
     for ms in (1000, 1100, 1200):
@@ -99,7 +75,7 @@ def test_the_oldest_leave_a_full_queue(make):
 
 
 def test_a_stamp_older_than_a_full_queue_is_lost(make):
-    sync = make(0.01, queue_size=2)
+    sync = make(queue_size=2)
     for ms in (1000, 1100, 500):
         sync.first(ms)
     sync.second(500)
@@ -169,6 +145,76 @@ def test_a_depth_camera_slower_by_more_than_a_frame_still_pairs():
     bench.after(0.030)
     bench.depth(1033)
     assert bench.released == [(1000, 1000), (1033, 1033)]
+
+
+def pairs_of(bench: Bench, events: list[tuple[int, str, int]]) -> list[tuple[int, int | None]]:
+    """What is released of (arrival ms, kind, stamp ms), checked every 10 ms as the node does."""
+    now_ms = 0
+    for at_ms, kind, ms in sorted(events):
+        while now_ms < at_ms:
+            step = min(10, at_ms - now_ms)
+            now_ms += step
+            bench.after(step / 1000)
+        (bench.colour if kind == "colour" else bench.depth)(ms)
+    bench.after(1.0)
+    return bench.released
+
+
+def stream(kind: str, first: int, period: int, count: int, late: int, lost: tuple[int, ...] = ()) -> list:
+    stamps = [first + i * period for i in range(count)]
+    return [(ms + late, kind, ms) for i, ms in enumerate(stamps) if i not in lost]
+
+
+@pytest.mark.parametrize("depth_late", [0, 8, 30])
+@pytest.mark.parametrize("offset", [0, 8, -8, 14, -14])
+def test_after_a_loss_everybody_has_the_own_partner_again(depth_late, offset):
+    """Colour frames 3 and 11 and depth images 6, 7 and 15 are lost; the depth is stamped `offset` ms off."""
+    lost_colour, lost_depth = (3, 11), (6, 7, 15)
+    colours = stream("colour", 1000, 33, 30, 2, lost_colour)
+    depths = stream("depth", 1000 + offset, 33, 30, 2 + depth_late, lost_depth)
+    released = dict(pairs_of(Bench(), colours + depths))
+    assert list(released) == [ms for _, _, ms in colours]
+    for colour, depth in released.items():
+        i = (colour - 1000) // 33
+        if i not in lost_depth:
+            assert depth == colour + offset, i
+        else:  # a neighbour's at most, where that lost its own colour frame
+            assert depth is None or abs(depth - colour) < 50
+
+
+def test_depth_first_then_colour():
+    """What came before the first colour frame is nobody's."""
+    depths = stream("depth", 967, 33, 10, 9)
+    colours = stream("colour", 1000, 33, 9, 2)
+    assert pairs_of(Bench(), colours + depths) == [(ms, ms) for _, _, ms in colours]
+
+
+@pytest.mark.parametrize("depth_late", [1, 12])
+def test_a_slower_depth_camera_goes_with_the_frames_of_its_moments(depth_late):
+    colours = stream("colour", 1000, 33, 31, 5)
+    depths = stream("depth", 1000, 99, 11, depth_late)
+    released = pairs_of(Bench(), colours + depths)
+    assert [colour for colour, _ in released] == [ms for _, _, ms in colours]
+    # The first ones come before the rhythms are known.
+    assert [(c, d) for c, d in released if c > 1200 and d is not None] == [(ms, ms) for ms in range(1297, 2000, 99)]
+
+
+def test_a_long_slop_pairs_whatever_comes_within():
+    colours = stream("colour", 1000, 33, 90, 0)
+    depths = stream("depth", 1000, 33, 90, 700)
+    assert pairs_of(Bench(slop_s=1.0), colours + depths) == [(ms, ms) for _, _, ms in colours]
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_depth_stamps_that_jump_back_by_themselves(exact):
+    bench = Bench(exact=exact)
+    for ms in range(101_000, 101_500, 33):
+        bench.depth(ms)
+    for ms in range(1_000, 2_000, 33):
+        bench.colour(ms)
+        bench.depth(ms)
+    assert bench.released[1:] == [(ms, ms) for ms in range(1_000, 2_000, 33)][1:]
+    assert bench.released[0][0] == 1_000  # before the first depth image of the new time
 
 
 def test_order_is_kept():
