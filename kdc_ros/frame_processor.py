@@ -15,7 +15,7 @@ from kdc_core.pipeline import Pipeline
 from kdc_core.tracking import FrameTracks
 from kdc_core.types import FrameResult
 from kdc_ros.frame import Frame
-from kdc_ros.frame_statistics import FrameStatistics
+from kdc_ros.frame_statistics import FrameStatistics, shortened
 from kdc_ros.image_conversion import ImageConversionError, message_to_rgb
 from kdc_ros.inputs import Incoming
 from kdc_ros.parameters import Settings, pipeline_options
@@ -68,7 +68,10 @@ class FrameProcessor:
         try:
             image = message_to_rgb(incoming.message, settings.max_image_megapixels * 1_000_000)
         except ImageConversionError as error:
-            self._reject(error)
+            self._reject(str(error))
+            return
+        except Exception as error:  # noqa: BLE001 - no message may end the thread
+            self._reject(f"the picture cannot be converted: {type(error).__name__}: {error}")
             return
         frame = Frame(image, incoming.message.header, incoming.depth, incoming.camera_info)
         try:
@@ -119,13 +122,14 @@ class FrameProcessor:
         self._outputs.publish(frame, result, tracks, settings)
         return result
 
-    def _reject(self, error: ImageConversionError) -> None:
-        count = self._statistics.count_rejected(str(error))
+    def _reject(self, cause: str) -> None:
+        cause = shortened(cause)
+        count = self._statistics.count_rejected(cause)
         if count == 1:  # at once, whatever else was logged lately
-            self._logger.warning(f"frame dropped: {error}")
+            self._logger.warning(f"frame dropped: {cause}")
         else:
             self._logger.warning(
-                f"frame dropped: {error} ({count} such frames so far)",
+                f"frame dropped: {cause} ({count} such frames so far)",
                 throttle_duration_sec=FAULT_LOG_PERIOD_S,
             )
 

@@ -12,8 +12,14 @@ import numpy as np
 
 # A sender of ever new nonsense must not fill the memory.
 MAX_CAUSES = 50
+_MAX_CAUSE_LENGTH = 300
 # Rates, ages and stage times are those of the last seconds.
 WINDOW_S = 5.0
+
+
+def shortened(cause: str) -> str:
+    """What a message said is part of a cause: a sender of very long nonsense must not fill the memory either."""
+    return cause if len(cause) <= _MAX_CAUSE_LENGTH else cause[:_MAX_CAUSE_LENGTH] + " ..."
 
 
 @dataclass(frozen=True)

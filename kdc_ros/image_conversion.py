@@ -87,10 +87,10 @@ def convert_without_bridge(message: Image) -> np.ndarray:
 def _bridge_reads(message: Image, encoding: Encoding) -> bool:
     """Whether cv_bridge's Python side reads the message rightly.
 
-    It takes the row step for a whole number of pixels, and its byte swap does not work with numpy 2.
+    It takes the row step for a whole number of pixels, and its byte swap, of 8-bit samples too, fails with numpy 2.
     """
     whole_pixels = message.step % (encoding.samples * encoding.itemsize) == 0
-    return encoding.in_bridge and whole_pixels and not (encoding.itemsize == 2 and message.is_bigendian)
+    return encoding.in_bridge and whole_pixels and not message.is_bigendian
 
 
 def _check(message: Image) -> Encoding:

@@ -78,7 +78,7 @@ class ImageSubscription:
         self._kind = CompressedImage if transport == COMPRESSED else Image
         self.topic_name = node.resolve_topic_name(topic)
         if transport == COMPRESSED and not self.topic_name.endswith("/compressed"):
-            self.topic_name += "/compressed"
+            self.topic_name = node.resolve_topic_name(self.topic_name + "/compressed")
         self.reliability = FIXED.get(reliability, ReliabilityPolicy.RELIABLE)
         self._subscription: Subscription | None = None
         self.adapt()

@@ -16,6 +16,7 @@ from kdc_core.types import People
 from kdc_ros.camera import camera_from_info
 from kdc_ros.depth_conversion import depth_from_message
 from kdc_ros.frame import Frame
+from kdc_ros.frame_statistics import shortened
 from kdc_ros.parameters import Settings
 
 
@@ -73,6 +74,7 @@ class Locator:
 
     def _tell(self, cause: str, text: str) -> None:
         # A sender of ever new nonsense must not fill memory and log.
+        cause, text = shortened(cause), shortened(text)
         if cause not in self._told and len(self._told) < 50:
             self._told.add(cause)
             self._logger.warning(text)

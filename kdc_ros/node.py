@@ -22,12 +22,13 @@ import rclpy.logging
 from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException
-from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.task import Future
 from rclpy.timer import Timer
 from std_srvs.srv import SetBool, Trigger
 
+from kdc_ros.compat.lifecycle import LifecycleMixin
 from kdc_ros.executor import SlowGroupsExecutor
 from kdc_ros.frame_processor import FrameProcessor
 from kdc_ros.frame_statistics import FrameStatistics
@@ -73,7 +74,7 @@ def _told(transition: Transition) -> Transition:
     return guarded
 
 
-class PeopleNode(LifecycleNodeMixin, Node):
+class PeopleNode(LifecycleMixin, Node):
     """Finds the people in an image stream.
 
     configure:  loads the network (in the inference thread).
@@ -89,7 +90,7 @@ class PeopleNode(LifecycleNodeMixin, Node):
         Node.__init__(self, "kdc", **node_options)
         # Transitions may take long (loading): meanwhile the state can be asked for, and another be refused.
         transitions, watching = ReentrantCallbackGroup(), MutuallyExclusiveCallbackGroup()
-        LifecycleNodeMixin.__init__(self, callback_group=transitions)
+        LifecycleMixin.__init__(self, callback_group=transitions)
         self.slow_groups = (transitions, watching)
         self.fault = ""
         self.ended: Future = Future()

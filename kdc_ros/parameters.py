@@ -90,7 +90,7 @@ class _Description:
 # Phases in which some parameters cannot change.
 LOADED, ACTIVE = "loaded", "active"
 _REFUSALS = {
-    LOADED: "can only be changed while the network is not loaded: deactivate the node first",
+    LOADED: "can only be changed while the network is not loaded: deactivate the node, or clean it up, first",
     ACTIVE: "can only be changed while the node is not active: deactivate it first",
 }
 

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import rclpy
 import rclpy.logging
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 
@@ -34,8 +35,8 @@ def run(package: str, make_node: Callable[[ModuleType], Node], name: str, args: 
         rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except ValueError as error:  # a parameter that makes no sense
-        logger.fatal(str(error))
+    except (ValueError, ParameterException) as error:  # a parameter that makes no sense
+        logger.fatal(" ".join(str(error).split()))
         return 1
     except RuntimeError as error:  # rclpy's own exceptions derive from it
         # Whatever is made or published after a signal has shut ROS down fails.

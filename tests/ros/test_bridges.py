@@ -250,6 +250,22 @@ def test_without_the_package_one_clear_line(module, package):
     assert f"{package} is not installed" in lines[0]
 
 
+def test_a_parameter_of_another_type_is_one_clear_line(ros):
+    code = (
+        "import sys; from types import SimpleNamespace as S; from kdc_ros.bridges import startup\n"
+        "from rclpy.node import Node\n"
+        "def make(messages):\n"
+        "    node = Node('bridge')\n"
+        "    node.declare_parameter('hold_s', 1.0)\n"
+        "    return node\n"
+        "sys.exit(startup.run('kdc', make, 'bridge', ['--ros-args', '-p', 'hold_s:=2']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    assert len(lines) == 1 and "hold_s" in lines[0]
+
+
 def test_a_bad_parameter_is_refused(ros):
     for override, said in ((("body_prefix", "7"), "letter"), (("hold_s", -1.0), "hold_s")):
         parameter = Parameter(override[0], value=override[1])

@@ -124,6 +124,23 @@ def test_ever_new_nonsense_is_counted_in_bounded_memory(bench):
     assert len(rejected) < 60
 
 
+def test_very_long_nonsense_is_cut(bench):
+    bench.process(FakePipeline(), message(encoding="x" * 1_000_000))
+    (cause,) = bench.statistics.snapshot().rejected
+    assert "xxx" in cause and len(cause) < 400
+    assert len(bench.logger.lines[-1][1]) < 500
+
+
+def test_a_converter_that_fails_in_its_own_way_does_not_end_the_thread(bench, monkeypatch):
+    def broken(message, max_pixels):
+        raise AttributeError("newbyteorder")
+
+    monkeypatch.setattr("kdc_ros.frame_processor.message_to_rgb", broken)
+    bench.process(FakePipeline(), message())
+    (cause,) = bench.statistics.snapshot().rejected
+    assert cause == "the picture cannot be converted: AttributeError: newbyteorder"
+
+
 def test_a_failing_pipeline_does_not_end_the_node(bench):
     bench.process(FakePipeline(error=InferenceError("CUDA out of memory")), message())
     assert bench.outputs.frames == []

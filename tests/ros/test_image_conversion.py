@@ -215,6 +215,9 @@ def test_cv_bridge_is_preferred_where_it_knows_the_encoding(monkeypatch):
     assert np.array_equal(image_to_rgb(message_of(encode(picture(), "bgr8"), "bgr8")), picture())
     image_to_rgb(message_of(encode(picture(), "nv12"), "nv12"))  # cv_bridge has no NV12
     image_to_rgb(message_of(encode(picture(), "rgb8"), "rgb8", padding=10))  # nor steps between pixels
+    swapped = rgb_to_message(picture(), Header())
+    swapped.is_bigendian = 1  # it would swap single bytes, and fail
+    assert np.array_equal(image_to_rgb(swapped), picture())
     assert bridge.asked == [("bgr8", "rgb8")]
 
 

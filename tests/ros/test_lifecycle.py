@@ -203,3 +203,26 @@ def test_many_transitions(make_bench, canned_model):
         bench.publish(picture(bench.client))
         assert bench.change(DEACTIVATE) and bench.change(ACTIVATE)
     answers(bench)
+
+
+def test_a_transition_that_is_not_possible_is_refused_by_every_rclpy(make_bench, canned_model, monkeypatch):
+    """Up to Jazzy the state machine's error left rclpy and ended the process."""
+    from rclpy.impl.implementation_singleton import rclpy_implementation
+    from rclpy.lifecycle import LifecycleNodeMixin
+
+    name = "_LifecycleNodeMixin__change_state"
+    newer = getattr(LifecycleNodeMixin, name)
+
+    def older(node, transition_id):
+        known = [transition[0] for transition in node._state_machine.available_transitions]
+        if transition_id not in known:
+            raise rclpy_implementation.RCLError("Transition is not registered")
+        return newer(node, transition_id)
+
+    monkeypatch.setattr(LifecycleNodeMixin, name, older)
+    bench = make_bench(model=str(canned_model), autostart=False)
+    assert not bench.change(ACTIVATE)
+    assert bench.change(CONFIGURE)
+    assert not bench.change(CONFIGURE)
+    assert bench.change(ACTIVATE)
+    answers(bench)
