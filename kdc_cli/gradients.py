@@ -41,13 +41,15 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure. Raises FileNotFoundError, CheckpointError, ConfigError, AnnotationError, CommandError, ValueError."""
+    """Measure. Raises FileNotFoundError, CheckpointError, ConfigError, AnnotationError, CommandError."""
     from kdc_cli.train import overridden
     from kdc_model import distributed
     from kdc_model.checkpoint import network_from_checkpoint
     from kdc_model.gradient_noise import measure, table, training_batches
     from kdc_model.train import freeze_stages
 
+    if args.batches < 2:
+        raise CommandError("the noise of a gradient takes two batches at least: --batches 2")
     network, trained, _ = network_from_checkpoint(args.checkpoint)
     config = overridden(trained, args.overrides)
     if config.network() != trained.network():

@@ -121,7 +121,9 @@ def _coco_eval(
 ) -> CocoScores:
     numbered = [{**d, "id": i + 1, "iscrowd": 0} for i, d in enumerate(detections)]
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(_coco(truth, annotations), _coco(truth, numbered), kind)
+        # COCOeval takes the number 0 for "nobody", and two of one number for the same.
+        truths = [{**a, "id": i + 1} for i, a in enumerate(annotations)]
+        evaluation = COCOeval(_coco(truth, truths), _coco(truth, numbered), kind)
         evaluation.params.catIds = [PERSON_CATEGORY]
         if kind == "keypoints":
             evaluation.params.kpt_oks_sigmas = sigmas.astype(np.float64)

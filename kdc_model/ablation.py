@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -99,7 +100,9 @@ class AblationPlan:
 
 def _variants(path: Path, data: dict[str, Any], part: str) -> dict[str, dict[str, Any]]:
     variants = data.get(part) or {}
-    if not isinstance(variants, dict) or not all(isinstance(v, dict) for v in variants.values()):
+    if not isinstance(variants, dict) or not all(
+        isinstance(name, str) and isinstance(changes, dict) for name, changes in variants.items()
+    ):
         raise ConfigError(f"{path}: '{part}' must map names to changes, as in 'R 8: {{disk_radius_px: 8}}'")
     if BASE in variants:
         raise ConfigError(f"{path}: '{BASE}' is the name of what the variants are compared with")
@@ -124,9 +127,14 @@ def run_plan(plan: AblationPlan, out: Path, device: str | None = None) -> dict[s
     if plan.decoding:
         checkpoint = out / "training" / _folder(BASE) / f"seed_{plan.seeds[0]}" / "last.pt"
         network = _base_network(plan.model or checkpoint, plan.config)
+        scored = {
+            "weights": _digest(plan.model or checkpoint),
+            "annotations": _digest(Path(plan.config.val_annotations)),
+            "configuration": plan.config.to_dict(),
+        }
         for name, switches in {BASE: DecodingSwitches(), **plan.decoding}.items():
             kept = out / "decoding" / f"{_folder(name)}.json"
-            key = {"switches": dataclasses.asdict(switches), "model": str(plan.model)}
+            key = {"switches": dataclasses.asdict(switches), **scored}
             decode = functools.partial(decoded_scores, network, plan.config, switches, truth)
             scores["decoding"][name] = [_once(kept, key, decode)]
     (out / "ablation.json").write_text(json.dumps(scores, indent=2) + "\n")
@@ -157,6 +165,10 @@ def _trained(config: TrainConfig, folder: Path, truth: list[TruthImage], device:
     return _once(folder / "scores.json", config.to_dict(), train)
 
 
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _once(kept: Path, key: dict[str, Any], work: Callable[[], dict[str, float]]) -> dict[str, float]:
     """The result of `work`, kept in a file; taken from there when it was made with the same key.
 
@@ -176,7 +188,10 @@ def _once(kept: Path, key: dict[str, Any], work: Callable[[], dict[str, float]])
 def _base_network(path: Path, config: TrainConfig) -> KDCNet:
     if path.suffix == ".onnx":
         network = KDCNet(config.network())
-        load_exported(network, path)
+        try:
+            load_exported(network, path)
+        except ValueError as error:
+            raise ConfigError(f"the plan's model does not fit its configuration: {error}") from error
         return network.eval()
     return network_from_checkpoint(path)[0]
 

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from kdc_core.encode import DiskRadius
-from kdc_model.losses import LossWeights
+from kdc_model.losses import LossOptions, LossWeights
 from kdc_model.network import KDCNet, NetworkConfig
 
 _ABOVE_ZERO = (
@@ -22,13 +22,14 @@ _ABOVE_ZERO = (
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "trunk_rate", "weight_decay", "warmup_steps", "freeze_stages", "rotation_deg", "seed", "workers",
-    "evaluate_epochs", "disk_kappas", "max_enlargement",
+    "evaluate_epochs", "disk_kappas", "max_enlargement", "heatmap_sigma",
 )  # fmt: skip
 _PATHS = (
     "train_annotations", "train_images", "pseudo_masks", "val_annotations", "val_images", "pretrained",
 )  # fmt: skip
 _SHARES = (
     "flip", "colour", "ema_decay", "pseudo_mask_quality", "max_crowd_prob", "copy_paste", "mosaic", "blur",
+    "person_balance",
 )  # fmt: skip
 
 
@@ -54,7 +55,8 @@ class TrainConfig:
     coarse heads. `freeze_stages` leaves the first stages of the trunk as they are; `freeze_norms` keeps the
     statistics of all batch norms, for batches too small to have good ones. `batch_size` is that of all processes
     together. With `mixed_precision` the network computes in bfloat16 where the device does (a GPU, or a CPU with
-    AVX512-BF16 or AMX); weights, losses and their sums stay float32.
+    AVX512-BF16 or AMX); weights, losses and their sums stay float32. `heatmap_sigma` and `person_balance`: see
+    `kdc_model.losses.LossOptions`.
     With `val_annotations` and `val_images` the averaged network is scored every `evaluate_epochs` passes over the
     data (0 = never) and at the end.
     """
@@ -109,6 +111,8 @@ class TrainConfig:
     loss_embedding: float = LossWeights.embedding
     loss_separation: float = LossWeights.separation
     loss_sigma: float = LossWeights.sigma
+    heatmap_sigma: float = 0.0
+    person_balance: float = 0.0
     # running
     seed: int = 0
     workers: int = 1
@@ -163,6 +167,10 @@ class TrainConfig:
         if not any(self.disk_radius_range):
             return self.disk_radius_px
         return DiskRadius(*self.disk_radius_range, self.disk_kappas)
+
+    def loss_options(self) -> LossOptions:
+        """Forms of the targets and of the averages."""
+        return LossOptions(self.heatmap_sigma, self.person_balance)
 
     def loss_weights(self) -> dict[str, float]:
         """Factor of each loss term, by the names of `LossWeights`."""

@@ -26,6 +26,8 @@ def processes(device: torch.device) -> Iterator[None]:
     if "WORLD_SIZE" not in os.environ or dist.is_initialized():
         yield
         return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # what gathers objects uses the current device
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
@@ -44,12 +46,11 @@ def world_size() -> int:
 
 
 def local_device(name: str | None) -> torch.device:
-    """The device named, or else this process's own GPU, or the CPU."""
-    if name:
-        return torch.device(name)
-    if torch.cuda.is_available():
+    """The device named, or else this process's own GPU, or the CPU; "cuda" is this process's own GPU, too."""
+    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and device.index is None:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    return torch.device("cpu")
+    return device
 
 
 @torch.no_grad()

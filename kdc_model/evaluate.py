@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from kdc_core.coco_results import PERSON_CATEGORY, coco_results
+from kdc_core.coco_results import coco_results
 from kdc_core.coco_scores import (
     KEYPOINT_METRICS,
     SEGM_METRICS,
@@ -26,7 +26,7 @@ from kdc_core.coco_scores import (
 )
 from kdc_core.images import read_rgb
 from kdc_core.types import FrameResult
-from kdc_model.data.coco import AnnotationError, ImageRecord, keypoint_names, load_records
+from kdc_model.data.coco import AnnotationError, ImageRecord, keypoint_names, load_records, person_category
 from kdc_model.protocols import PROTOCOLS, Protocol
 
 
@@ -58,12 +58,16 @@ def load_truth(
             f"{annotations} has the keypoints {', '.join(names)}; the protocol '{protocol.name}' is for "
             f"{', '.join(protocol.names)}"
         )
-    subsets = {
-        image["id"]: tuple(name for name, holds in protocol.subsets if holds(image)) for image in data["images"]
-    }
+    try:
+        subsets = {
+            image["id"]: tuple(name for name, holds in protocol.subsets if holds(image)) for image in data["images"]
+        }
+    except (TypeError, ValueError) as error:
+        raise AnnotationError(f"{annotations}: an image's crowdIndex is no number: {error}") from error
+    person = person_category(annotations, data)
     of_image: dict[int, list[dict[str, Any]]] = {r.image_id: [] for r in records}
     for annotation in data["annotations"]:
-        in_category = annotation.get("category_id", PERSON_CATEGORY) == PERSON_CATEGORY
+        in_category = annotation.get("category_id", person) == person
         if in_category and annotation["image_id"] in of_image:
             of_image[annotation["image_id"]].append(protocol.annotation(annotation))
     return [

@@ -101,7 +101,8 @@ def measure(network: KDCNet, batches: Iterable[Batch], config: TrainConfig) -> N
         images += len(batch.images)
         fields = network(batch.images.float().contiguous(memory_format=torch.channels_last))
         gradients = {"total": torch.zeros(size, device=device)}
-        for name, value in all_losses(fields, batch, config.stride, config.mask_mode).items():
+        terms = all_losses(fields, batch, config.stride, config.mask_mode, config.loss_options())
+        for name, value in terms.items():
             if name in weights:
                 losses.setdefault(name, []).append(weights[name] * float(value.detach()))
                 gradients[name] = _gradient(weights[name] * value, parameters)

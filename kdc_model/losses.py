@@ -32,12 +32,40 @@ class LossWeights:
     sigma: float = 0.2
 
 
-def heatmap_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """Binary cross-entropy of the disks (KDC Eq. 1), averaged over valid cells. logits (B, K, h, w)."""
+@dataclass(frozen=True)
+class LossOptions:
+    """Forms of the targets and of the averages.
+
+    heatmap_sigma:  sigma of the heatmap's Gaussian (KDC Eq. 3) in radii of the disk; 0 = the disk itself, binary.
+    person_balance: 0: every cell counts the same in the person term; 1: every person does. In between: a person of
+                    A px^2 less than 9,600 (about COCO's border between medium and large), and the surroundings,
+                    count (9600 / A) ** person_balance times, 6 times at most.
+    """
+
+    heatmap_sigma: float = 0.0
+    person_balance: float = 0.0
+
+
+_BALANCED_PX2 = 9600.0
+_LARGEST_BALANCE = 6.0
+_SURROUNDINGS = 6  # a person's box is enlarged by so manieth of its size to each side
+
+
+def heatmap_loss(logits: Tensor, batch: Batch, sigma: float = 0.0) -> Tensor:
+    """Binary cross-entropy of the disks (KDC Eq. 1), averaged over valid cells. logits (B, K, h, w).
+
+    sigma: of the Gaussian in the disk (KDC Eq. 3), in its radii; 0 = 1 all over the disk.
+    """
     target = torch.zeros_like(logits)
+    in_disk = torch.zeros_like(logits, dtype=torch.bool)
     b, k, row, col = batch.disk_index.unbind(1)
-    target[b, k, row, col] = 1.0
-    valid = (batch.heatmap_valid[:, None] & batch.annotated_types[:, :, None, None]) | (target > 0)
+    in_disk[b, k, row, col] = True
+    if sigma > 0:
+        distance = (batch.disk_offset**2).sum(1) / batch.disk_radius_px**2
+        target[b, k, row, col] = torch.exp(-distance / (2 * sigma**2)).to(target.dtype)
+    else:
+        target[b, k, row, col] = 1.0
+    valid = (batch.heatmap_valid[:, None] & batch.annotated_types[:, :, None, None]) | in_disk
     loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return _mean((loss * valid).sum(), valid.sum())
 
@@ -57,10 +85,32 @@ def displacement_loss(displacement: Tensor, batch: Batch) -> Tensor:
     return _sparse_l1(displacement, batch.edge_index, batch.edge_offset, batch.edge_radius_px, weight)
 
 
-def person_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """Binary cross-entropy of person or not, over the cells where that is known. logits (B, h, w)."""
+def person_loss(logits: Tensor, batch: Batch, stride: int = 4, balance: float = 0.0) -> Tensor:
+    """Binary cross-entropy of person or not, over the cells where that is known. logits (B, h, w).
+
+    balance: `LossOptions.person_balance`. It weights places, not answers: probabilities stay what they are.
+    """
     loss = F.binary_cross_entropy_with_logits(logits, batch.person, reduction="none")
+    if balance > 0:
+        loss = loss * _balance(batch, stride, balance)
     return _mean((loss * batch.person_valid).sum(), batch.person_valid.sum())
+
+
+def _balance(batch: Batch, stride: int, exponent: float) -> Tensor:
+    """What each cell counts, from 1; float32 (B, h, w). Where people are close, the smallest one decides."""
+    weight = torch.ones_like(batch.person)
+    for b, _, inside in _instances(batch):
+        factor = (_BALANCED_PX2 / (float(inside.sum()) * stride**2)) ** exponent
+        rows, columns = (_widened(inside.any(axis).nonzero()) for axis in (1, 0))
+        weight[b, rows, columns].clamp_(min=min(max(factor, 1.0), _LARGEST_BALANCE))
+    return weight
+
+
+def _widened(cells: Tensor) -> slice:
+    """From the first to the last of some rows or columns, and a little beyond."""
+    first, end = int(cells[0]), int(cells[-1]) + 1
+    margin = 1 + (end - first) // _SURROUNDINGS
+    return slice(max(first - margin, 0), end + margin)
 
 
 def _sparse_l1(field: Tensor, index: Tensor, target: Tensor, unit: Tensor, weight: Tensor) -> Tensor:
@@ -104,15 +154,18 @@ MASK_LOSSES: dict[str, MaskLosses] = {
 }
 
 
-def all_losses(fields: FieldTensors, batch: Batch, stride: int, mask_mode: str) -> dict[str, Tensor]:
+def all_losses(
+    fields: FieldTensors, batch: Batch, stride: int, mask_mode: str, options: LossOptions | None = None
+) -> dict[str, Tensor]:
     """Every term, unweighted, by the names of `LossWeights`."""
+    options = options or LossOptions()
     height, width = fields.person.shape[1:]
     centres = torch.from_numpy(cell_centres_xy(height, width, stride)).to(fields.person.device)
     return {
-        "heatmap": heatmap_loss(fields.heatmap, batch),
+        "heatmap": heatmap_loss(fields.heatmap, batch, options.heatmap_sigma),
         "offset": offset_loss(fields.offset, batch),
         "displacement": displacement_loss(fields.displacement, batch),
-        "person": person_loss(fields.person, batch),
+        "person": person_loss(fields.person, batch, stride, options.person_balance),
         **MASK_LOSSES[mask_mode](fields, batch, centres),
     }
 

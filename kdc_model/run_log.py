@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import logging
 from pathlib import Path
@@ -94,9 +95,14 @@ def _columns(path: Path) -> dict[str, list[float]]:
     if not path.is_file():
         return {}
     with path.open(newline="") as file:
-        rows = {float(row["step"]): row for row in csv.DictReader(file)}
-    ordered = [rows[step] for step in sorted(rows)]
-    return {name: [float(row[name]) for row in ordered] for name in ordered[0]} if ordered else {}
+        reader = csv.DictReader(file)
+        names = list(reader.fieldnames or [])
+        rows: dict[float, list[float]] = {}
+        for row in reader:
+            with contextlib.suppress(TypeError, ValueError):  # cut off by a full disk or a crash
+                numbers = [float(row[name]) for name in names]
+                rows[numbers[names.index("step")]] = numbers
+    return dict(zip(names, (list(column) for column in zip(*(rows[step] for step in sorted(rows))))))
 
 
 def _smoothed(values: list[float], share: float = 0.9) -> list[float]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,10 +16,12 @@ from typing import Any
 import cv2
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from kdc_core.images import UnreadableImageError
 from kdc_model import distributed
 from kdc_model.checkpoint import load_checkpoint
 from kdc_model.config import ConfigError, TrainConfig
@@ -74,7 +77,10 @@ class Trainer:
             raise FileExistsError(f"{last} exists: go on with --resume, or choose another folder")
         self.dataset = training_dataset(config)
         if config.pretrained and not last.exists():
-            initialise(self.network, Path(config.pretrained), self._first_images)
+            try:
+                initialise(self.network, Path(config.pretrained), self._first_images)
+            except ValueError as error:
+                raise ConfigError(f"pretrained: {error}") from error
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         freeze_stages(self.network, config)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
@@ -82,6 +88,11 @@ class Trainer:
         self.step = 0
         if last.exists():
             self._load(last)
+        if len(set(steps := distributed.gathered(self.step))) > 1:
+            raise ConfigError(
+                f"the processes found checkpoints of the steps {', '.join(map(str, steps))} in {out}: going on takes "
+                "one folder that all machines share, or the same last.pt on each"
+            )
         self.total_steps = max(1, math.ceil(config.epochs * len(self.dataset) / config.batch_size))
         if config.pretrained.endswith((".onnx", ".json")) and not last.exists():
             unfold_norms(self.network, self._first_images())
@@ -129,10 +140,13 @@ class Trainer:
         progress = tqdm(
             total=self.total_steps, initial=self.step, unit="step", mininterval=2.0, disable=not first
         )
+        stack = contextlib.ExitStack()
         try:
+            if self._validation and self._validation.missed(self.step, self.total_steps):
+                self._validate()
             # Adam's moments and faint gradients decay into denormal numbers, with which a CPU is many times slower.
             torch.set_flush_denormal(True)
-            for batch in loader:
+            for batch in stack.enter_context(contextlib.closing(_batches(loader))):
                 got = time.monotonic()
                 terms = self.train_step(batch.to(self.device))
                 done = time.monotonic()
@@ -155,15 +169,17 @@ class Trainer:
                     break
                 asked = time.monotonic()
         finally:
+            stack.close()
             torch.set_flush_denormal(False)  # it is the whole thread's, not only ours
             progress.close()
             if log is not None:
                 log.close()
             for number, handler in previous.items():
                 signal.signal(number, handler)
+        path = self.save()
         if first:
             write_curves(self.out)
-        return self.save()
+        return path
 
     def _validate(self) -> dict[str, float]:
         assert self._validation is not None
@@ -191,7 +207,7 @@ class Trainer:
             stage.eval()
         if config.freeze_norms:
             for module in self.network.modules():
-                if isinstance(module, nn.BatchNorm2d):
+                if isinstance(module, _BatchNorm):  # of one GPU or synchronised between several
                     module.eval()
         factor = _schedule(self.step, config.warmup_steps, self.total_steps)
         for group in self.optimizer.param_groups:
@@ -200,7 +216,7 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
             fields = self._model(images)
         fields = type(fields)(*(f.float() for f in fields))
-        terms = all_losses(fields, batch, config.stride, config.mask_mode)
+        terms = all_losses(fields, batch, config.stride, config.mask_mode, config.loss_options())
         for name, value in terms.items():
             if not torch.isfinite(value):
                 raise NonFiniteLoss(f"the loss term '{name}' is {value.item()} at step {self.step}")
@@ -250,6 +266,13 @@ class Trainer:
 
     def _load(self, path: Path) -> None:
         checkpoint = load_checkpoint(path)
+        before = TrainConfig.from_dict(checkpoint["config"])
+        for what, was, now in (
+            ("network", before.network(), self.config.network()),
+            ("freeze_stages", before.freeze_stages, self.config.freeze_stages),
+        ):
+            if was != now:
+                raise ConfigError(f"{path} cannot go on with another {what}: it has {was}, asked for is {now}")
         self.network.load_state_dict(checkpoint["network"])
         self.average.load_state_dict(checkpoint["average"])
         rates = [(group["base_lr"], group["weight_decay"]) for group in self.optimizer.param_groups]
@@ -258,8 +281,8 @@ class Trainer:
         for group, (rate, decay) in zip(self.optimizer.param_groups, rates):
             group["base_lr"], group["weight_decay"] = rate, decay
         self.step = checkpoint["step"]
-        now = self.config.to_dict()
-        changed = sorted(k for k, v in now.items() if checkpoint["config"].get(k, v) != v)
+        settings = self.config.to_dict()
+        changed = sorted(k for k, v in settings.items() if checkpoint["config"].get(k, v) != v)
         if changed:
             logger.warning("resumed with another configuration than before: %s", ", ".join(changed))
         logger.info("resumed from %s at step %d", path, self.step)
@@ -299,9 +322,15 @@ def training_records(config: TrainConfig) -> list[ImageRecord]:
     records = []
     for i, (file, images) in enumerate(zip(config.train_annotations, config.train_images)):
         part = load_records(Path(file), Path(images))
+        if missing := [r.path for r in part if not r.path.is_file()]:
+            raise FileNotFoundError(
+                f"{len(missing)} of the {len(part)} pictures of {file} are not there, for one {missing[0]}"
+            )
         if config.pseudo_masks and config.pseudo_masks[i]:
             part = add_pseudo_masks(part, Path(config.pseudo_masks[i]), config.pseudo_mask_quality)
         records += [r for r in part if r.crowd_prob <= config.max_crowd_prob]
+    if not records:
+        raise ConfigError(f"there is no picture to train on in {', '.join(config.train_annotations)}")
     return records
 
 
@@ -365,6 +394,27 @@ def _schedule(step: int, warmup: int, total: int) -> float:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, total - warmup)
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def _batches(loader: DataLoader[Any]) -> Generator[Batch, None, None]:
+    """A loader's batches; its processes have ended when this is closed.
+
+    They ignore signals (see `_quiet_worker`) and would outlive an error: Python waits for them at its end.
+    """
+    batches = iter(loader)
+    try:
+        yield from batches
+    except (UnreadableImageError, FileNotFoundError) as error:
+        # A worker's error comes as the whole traceback there.
+        raise type(error)(str(error).strip().rpartition("\n")[2].removeprefix(_qualified_name(error) + ": ")) from None
+    finally:
+        if shut_down := getattr(batches, "_shutdown_workers", None):
+            shut_down()
+
+
+def _qualified_name(error: Exception) -> str:
+    kind = type(error)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
 def _quiet_worker(worker: int) -> None:

@@ -33,13 +33,20 @@ class Validation:
         self._period = max(1, round(config.evaluate_epochs * steps_per_epoch))
         self._scores = out / "scores.csv"
         self._best = -1.0
+        self._steps: set[int] = set()
         if self._scores.exists():
             with self._scores.open(newline="") as file:
-                self._best = max((_merit(row) for row in csv.DictReader(file)), default=-1.0)
+                rows = list(csv.DictReader(file))
+            self._best = max((_merit(row) for row in rows), default=-1.0)
+            self._steps = {int(row["step"]) for row in rows}
 
     def due(self, step: int, last_step: int) -> bool:
         """Whether the network is to be scored after this many steps."""
         return step % self._period == 0 or step == last_step
+
+    def missed(self, step: int, last_step: int) -> bool:
+        """Whether the scores of a step that a run goes on from are lacking: a signal came before they were taken."""
+        return step > 0 and self.due(step, last_step) and step not in self._steps
 
     def run(self, average: KDCNet, checkpoint: Path, step: int) -> dict[str, float]:
         """Score a network in evaluation mode, just saved as `checkpoint`."""

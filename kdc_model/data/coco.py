@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from kdc_core.rle import expand_counts
 from kdc_core.skeleton import KEYPOINT_NAMES, NUM_KEYPOINTS
 
 PERSON_CATEGORY = 1
@@ -42,7 +43,7 @@ class Person:
     ignore: bool
     mask_quality: float = 1.0
     crowd: bool = False
-    annotation_id: int = 0
+    annotation_id: int | None = None
 
     @property
     def has_keypoints(self) -> bool:
@@ -64,7 +65,6 @@ class Person:
 class ImageRecord:
     """One image and everybody annotated in it.
 
-    masks_complete: every person in it has a mask.
     crowd_prob:     chance that people in it are not annotated at all.
     annotated_types: bool (K,): the keypoint types that its data set annotates.
     """
@@ -73,7 +73,6 @@ class ImageRecord:
     path: Path
     height: int
     width: int
-    masks_complete: bool
     persons: tuple[Person, ...]
     crowd_prob: float = 0.0
     annotated_types: np.ndarray = field(default_factory=lambda: np.ones(NUM_KEYPOINTS, bool))
@@ -88,15 +87,23 @@ def load_records(annotations: Path, images: Path) -> list[ImageRecord]:
     sizes: dict[int, tuple[Any, Any]] = {}
     for image in data["images"]:
         if isinstance(image, dict) and isinstance(image.get("id"), int):  # others are reported below
+            if image["id"] in sizes:
+                raise AnnotationError(f"{annotations}: two images have the id {image['id']}")
             sizes[image["id"]] = (image.get("height"), image.get("width"))
     names = keypoint_names(annotations, data)
+    person = person_category(annotations, data)
+    numbers: set[int] = set()
     annotated = np.isin(KEYPOINT_NAMES, names)
     by_image: dict[int, list[Person]] = {}
     for annotation in data["annotations"]:
         if not isinstance(annotation, dict):
             raise AnnotationError(f"{annotations}: annotation {annotation!r:.80} must be a mapping")
-        if annotation.get("category_id", PERSON_CATEGORY) != PERSON_CATEGORY:
+        if annotation.get("category_id", person) != person:
             continue
+        if isinstance(number := annotation.get("id"), int):
+            if number in numbers:
+                raise AnnotationError(f"{annotations}: two annotations have the id {number}")
+            numbers.add(number)
         image_id = annotation.get("image_id")
         if not isinstance(image_id, int) or image_id not in sizes:
             raise AnnotationError(
@@ -106,6 +113,11 @@ def load_records(annotations: Path, images: Path) -> list[ImageRecord]:
         by_image.setdefault(image_id, []).append(
             _person(annotations, annotation, sizes[image_id], names)
         )
+    declared = {c.get("id") for c in data.get("categories") or [] if isinstance(c, dict)}
+    if data["annotations"] and not by_image and person not in declared:
+        raise AnnotationError(
+            f"{annotations}: no category is named 'person', and none of the annotations is of category {person}"
+        )
     records = []
     for image in data["images"]:
         try:
@@ -114,7 +126,6 @@ def load_records(annotations: Path, images: Path) -> list[ImageRecord]:
                 path=images / image["file_name"],
                 height=int(image["height"]),
                 width=int(image["width"]),
-                masks_complete=bool(image.get("masks_complete", True)),
                 persons=tuple(by_image.get(image["id"], ())),
                 crowd_prob=float(image.get("crowd_prob", 0.0)),
                 annotated_types=annotated,
@@ -134,14 +145,16 @@ def load_records(annotations: Path, images: Path) -> list[ImageRecord]:
 def add_pseudo_masks(records: list[ImageRecord], masks: Path, min_quality: float) -> list[ImageRecord]:
     """Give persons without a mask the machine-made one, where its estimated IoU reaches `min_quality`.
 
-    Somebody of whom nothing else is known is no longer ignored then, unless a crowd. Raises AnnotationError, or
-    FileNotFoundError for a missing file.
+    Somebody of whom nothing else is known is no longer ignored then, unless a crowd. Raises AnnotationError, also for
+    people without an id, or FileNotFoundError for a missing file.
     """
     made = read_pseudo_masks(masks)
     out = []
     for record in records:
         persons = []
         for person in record.persons:
+            if person.annotation_id is None:
+                raise AnnotationError(f"{masks}: a person in {record.path.name} has no id to find the mask by")
             entry = made.get(str(person.annotation_id))
             if person.segmentation is None and entry and entry["quality"] >= min_quality:
                 where = f"{masks}: mask {person.annotation_id}"
@@ -184,13 +197,25 @@ def _read_json(path: Path, keys: tuple[str, ...] = ("images", "annotations")) ->
     return data
 
 
+def person_category(path: Path, data: dict[str, Any]) -> int:
+    """The id of a file's category "person", else COCO's. Raises AnnotationError."""
+    categories = data.get("categories") or []
+    if not isinstance(categories, list):
+        raise AnnotationError(f"{path}: 'categories' must be a list of records, got {categories!r:.80}")
+    for category in categories:
+        if isinstance(category, dict) and category.get("name") == "person" and isinstance(category.get("id"), int):
+            return int(category["id"])
+    return PERSON_CATEGORY
+
+
 def keypoint_names(path: Path, data: dict[str, Any]) -> tuple[str, ...]:
     """The names of a file's keypoints in their order: those of its person category, else COCO's.
 
     Raises AnnotationError.
     """
+    person = person_category(path, data)
     for category in data.get("categories") or []:
-        if isinstance(category, dict) and category.get("id") == PERSON_CATEGORY and "keypoints" in category:
+        if isinstance(category, dict) and category.get("id") == person and "keypoints" in category:
             names = category["keypoints"]
             if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
                 raise AnnotationError(f"{path}: the person category's keypoints must be names, got {names!r:.80}")
@@ -217,6 +242,8 @@ def _person(
             f"{where}: keypoints must be {3 * len(names)} numbers x, y, v with v 0, 1 or 2, "
             f"got {annotation['keypoints']!r:.80}"
         )
+    if (area := annotation.get("area", 0)) is None or _numbers([area]) is None or area < 0:
+        raise AnnotationError(f"{where}: area must be a number of pixels, got {area!r:.80}")
     segmentation = annotation.get("segmentation") or None
     if not annotation.get("has_mask", True):
         segmentation = None
@@ -236,7 +263,7 @@ def _person(
         segmentation,
         ignore,
         crowd=crowd,
-        annotation_id=number if isinstance(number, int) else 0,
+        annotation_id=number if isinstance(number, int) else None,
     )
 
 
@@ -259,6 +286,13 @@ def _segmentation(where: str, value: Any, image_hw: tuple[int, int]) -> list[lis
         raise AnnotationError(
             f"{where}: the segmentation's counts must be text or a list, got {counts!r:.80}"
         )
+    # pycocotools decodes counts that end early from whatever lies in memory.
+    try:
+        runs = expand_counts(counts) if isinstance(counts, str) else counts
+        if any(not isinstance(run, int) or run < 0 for run in runs) or sum(runs) != size[0] * size[1]:
+            raise ValueError(f"they must be whole numbers that add up to {size[0]} x {size[1]}")
+    except ValueError as error:
+        raise AnnotationError(f"{where}: the segmentation's counts {counts!r:.80} are not an RLE: {error}") from error
     return {"size": size, "counts": counts.encode() if isinstance(counts, str) else counts}
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from kdc_core.skeleton import NUM_KEYPOINTS
 from kdc_model.checkpoint import CheckpointError
-from kdc_model.data.coco import ImageRecord, Person
+from kdc_model.data.coco import AnnotationError, ImageRecord, Person
 from kdc_model.data.dataset import read_image
 from kdc_model.teacher.mobile_sam import STRIDE, Embedding, MobileSam, first_line
 from kdc_model.train import computes_bfloat16
@@ -312,7 +312,10 @@ def make_masks(network: PersonMasks, record: ImageRecord) -> dict[int, dict[str,
             continue
         estimate, alone = own[n]
         rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-        out[record.persons[n].annotation_id] = {
+        number = record.persons[n].annotation_id
+        if number is None:
+            raise AnnotationError(f"a person in {record.path.name} has no id to file the mask under")
+        out[number] = {
             "size": [record.height, record.width],
             "counts": rle["counts"].decode(),
             "quality": round(estimate * math.sqrt(pixels / alone), 3),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import rclpy
 from rclpy.lifecycle import LifecycleNodeMixin, TransitionCallbackReturn
 
@@ -13,13 +15,17 @@ class LifecycleMixin(LifecycleNodeMixin):
     for an impossible transition, such as to configure an active node, ended the process.
     """
 
+    def __init__(self, **options: Any) -> None:
+        """`options`: of LifecycleNodeMixin."""
+        super().__init__(**options)
+
     # What rclpy's `__change_state` is called outside its class; the services and `trigger_...` all go through it.
-    def _LifecycleNodeMixin__change_state(self, transition_id: int) -> TransitionCallbackReturn:  # noqa: N802
+    def _LifecycleNodeMixin__change_state(self, transition_id: int) -> TransitionCallbackReturn:
         try:
-            return super()._LifecycleNodeMixin__change_state(transition_id)  # type: ignore[misc, no-any-return]
+            return super()._LifecycleNodeMixin__change_state(transition_id)
         except RuntimeError as error:  # rclpy's RCLError
             if not rclpy.ok():
                 raise
             state = self._state_machine.current_state[1]
-            self.get_logger().error(f"transition {transition_id} is not possible from '{state}': {error}")  # type: ignore[attr-defined]
+            self.get_logger().error(f"transition {transition_id} is not possible from '{state}': {error}")
             return TransitionCallbackReturn.ERROR

@@ -194,6 +194,17 @@ def test_every_number_is_that_of_cocos_own_files(folder: Path, tmp_path: Path) -
     assert list(metrics.values()) == pytest.approx(evaluation.stats.tolist())
 
 
+@pytest.mark.parametrize("numbered", [lambda i: {"id": i}, lambda i: {}])
+def test_the_annotations_numbers_do_not_matter(folder: Path, numbered: Callable[[int], dict]) -> None:
+    """COCOeval takes an annotation of the number 0 for nobody."""
+
+    def renumbered(annotations: list[dict]) -> list[dict]:
+        return [{**{k: v for k, v in a.items() if k != "id"}, **numbered(i)} for i, a in enumerate(annotations)]
+
+    metrics = evaluate(perfect, edit(folder, renumbered))
+    assert metrics["keypoints.AP"] == metrics["segm.AP"] == pytest.approx(1)
+
+
 def test_nobody_found_scores_zero(folder: Path) -> None:
     metrics = evaluate(nobody, truth_of(folder))
     for name in ("keypoints.AP", "keypoints.AR", "segm.AP", "segm.AR100", "person_iou"):

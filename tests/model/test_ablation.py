@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from kdc_model.field_decoding import DecodingSwitches, FieldBackend, switched
 from kdc_model.network import KDCNet
 from kdc_model.oracle import IDEAL_FIELDS
 from kdc_model.torch_backend import TorchBackend, model_spec
+from kdc_model.train import Trainer
 
 
 def some_fields() -> Fields:
@@ -126,6 +128,23 @@ def test_a_plan_is_run_once_and_becomes_a_table(config, tmp_path, capsys, monkey
     changed = dataclasses.replace(config, learning_rate=0.5)
     with pytest.raises(ConfigError, match="made with other settings"):
         run_plan(AblationPlan.load(write_plan(tmp_path, changed, seeds=[0, 1])), out)
+
+
+def test_scores_are_kept_for_the_same_weights_and_photos_only(config, tmp_path):
+    first, second = (Trainer(dataclasses.replace(config, seed=n), tmp_path / str(n)).save() for n in (1, 2))
+    model = tmp_path / "model.pt"
+    shutil.copyfile(first, model)
+    path = write_plan(tmp_path, config, model="model.pt", decoding={"no IGO": {"igo_cells": 0}})
+    out = tmp_path / "out"
+    assert run_plan(AblationPlan.load(path), out) == run_plan(AblationPlan.load(path), out)
+    shutil.copyfile(second, model)
+    with pytest.raises(ConfigError, match=r"base\.json was made with other settings"):
+        run_plan(AblationPlan.load(path), out)
+    shutil.copyfile(first, model)
+    larger = dataclasses.replace(config, long_side=128)
+    path = write_plan(tmp_path, larger, model="model.pt", decoding={"no IGO": {"igo_cells": 0}})
+    with pytest.raises(ConfigError, match="made with other settings"):
+        run_plan(AblationPlan.load(path), out)
 
 
 def test_seeds_can_be_shared_out(config, tmp_path):

@@ -29,7 +29,7 @@ def warp_of(hw, scale, angle_deg, flipped, input_hw, centre=None) -> Warp:
 
 
 def record_of(hw, *persons: Person, **extra) -> ImageRecord:
-    return ImageRecord(1, Path("none.png"), hw[0], hw[1], True, persons, **extra)
+    return ImageRecord(1, Path("none.png"), hw[0], hw[1], persons, **extra)
 
 
 def person_of(box=(0.0, 0.0, 4.0, 4.0), segmentation=None, ignore=False, **places) -> Person:

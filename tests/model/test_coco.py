@@ -61,8 +61,8 @@ def files(tmp_path):
 def test_reads_what_is_there(files):
     first, second = load_records(*files(GOOD))
     assert (first.image_id, first.path.name, first.height, first.width) == (7, "a.png", 20, 30)
-    assert first.masks_complete and first.crowd_prob == 0.0
-    assert not second.masks_complete and second.crowd_prob == 0.9 and second.persons == ()
+    assert first.crowd_prob == 0.0
+    assert second.crowd_prob == 0.9 and second.persons == ()
     assert len(first.persons) == 5  # the dog is nobody
     assert [p.ignore for p in first.persons] == [False, False, True, False, True]  # a crowd; nothing known
     assert [p.has_keypoints for p in first.persons] == [True, False, False, True, False]
@@ -103,6 +103,14 @@ def test_uncompressed_rle(files):
         ({"segmentation": "abc"}, "size and counts"),
         ({"segmentation": {**RLE, "size": [30, 20]}}, r"size \[30, 20\] is not the image's, \[20, 30\]"),
         ({"segmentation": {**RLE, "counts": 5}}, "text or a list"),
+        ({"segmentation": {**RLE, "counts": [10, 20]}}, "not an RLE: .* add up to 20 x 30"),
+        ({"segmentation": {**RLE, "counts": []}}, "add up to 20 x 30"),
+        ({"segmentation": {**RLE, "counts": ""}}, "add up to 20 x 30"),
+        ({"segmentation": {**RLE, "counts": "garbage"}}, "not an RLE"),
+        ({"segmentation": {**RLE, "counts": [-5, 605]}}, "whole numbers"),
+        ({"segmentation": {**RLE, "counts": ["a"]}}, "whole numbers"),
+        ({"area": None}, "area must be a number"),
+        ({"area": "large"}, "area must be a number"),
         ({"image_id": 8}, "image_id must be"),
         ({"image_id": None}, "image_id must be"),
         ({"image_id": "7"}, "image_id must be"),
@@ -115,6 +123,28 @@ def test_malformed_annotation_names_file_record_and_expectation(files, change, e
     with pytest.raises(AnnotationError, match=expected) as caught:
         load_records(*files(data))
     assert "annotations.json" in str(caught.value) and "annotation 4711" in str(caught.value)
+
+
+def test_ids_that_occur_twice(files):
+    twice = [*GOOD["annotations"], {**GOOD["annotations"][0], "image_id": 9}]
+    with pytest.raises(AnnotationError, match=r"annotations\.json: two annotations have the id 1"):
+        load_records(*files({**GOOD, "annotations": twice}))
+    joined = [*GOOD["images"], {**GOOD["images"][0], "file_name": "c.png"}]
+    with pytest.raises(AnnotationError, match=r"annotations\.json: two images have the id 7"):
+        load_records(*files({**GOOD, "images": joined}))
+
+
+def test_the_person_category_is_known_by_its_name(files):
+    people = [{**a, "category_id": 0} for a in GOOD["annotations"] if a["id"] != 4]
+    dog = [{**GOOD["annotations"][3], "category_id": 1}]
+    named = {**GOOD, "annotations": people + dog, "categories": [{"id": 1, "name": "dog"}, {"id": 0, "name": "person"}]}
+    assert len(load_records(*files(named))[0].persons) == 5
+    with pytest.raises(AnnotationError, match="no category is named 'person', and none .* is of category 1"):
+        load_records(*files({**named, "annotations": people, "categories": [{"id": 0, "name": "human"}]}))
+    # Pictures of dogs only are good negatives.
+    assert load_records(*files({**named, "annotations": dog}))[0].persons == ()
+    with pytest.raises(AnnotationError, match="'categories' must be a list"):
+        load_records(*files({**GOOD, "categories": 5}))
 
 
 @pytest.mark.parametrize(
@@ -184,6 +214,14 @@ def test_a_pseudo_mask_makes_somebody_of_an_unknown_person_but_not_of_a_crowd(fi
     assert (crowd.annotation_id, crowd.crowd, crowd.ignore) == (3, True, True)
     assert (unknown.annotation_id, unknown.crowd, unknown.ignore) == (6, False, False)
     assert unknown.mask_quality == 0.8 and not unknown.has_keypoints
+
+
+def test_pseudo_masks_need_ids(files):
+    nameless = [{k: v for k, v in a.items() if k != "id"} for a in GOOD["annotations"]]
+    path, folder = files({**GOOD, "annotations": nameless})
+    masks, _ = files({"masks": {"0": {**RLE, "quality": 0.9}}}, "masks.json")
+    with pytest.raises(AnnotationError, match=r"a\.png has no id"):
+        add_pseudo_masks(load_records(path, folder), masks, 0.7)
 
 
 @pytest.mark.parametrize(

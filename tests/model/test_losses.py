@@ -9,7 +9,7 @@ from torch.nn.functional import softplus
 
 from kdc_core.skeleton import NUM_KEYPOINTS
 from kdc_model.data.dataset import Batch
-from kdc_model.losses import LossWeights
+from kdc_model.losses import LossWeights, heatmap_loss, person_loss
 from kdc_model.network import MASK_MODES
 from tests.model.loss_cases import (
     CELLS,
@@ -19,6 +19,7 @@ from tests.model.loss_cases import (
     ONE,
     RADIUS,
     SIDE,
+    STRIDE,
     TWO,
     batch_of,
     fields_of,
@@ -113,6 +114,39 @@ def test_missing_keypoint_adds_no_loss_and_no_gradient():
     nose = both.disk_index[:, 1] == NOSE
     expected = (1.0 - both.disk_offset[nose]).abs().sum(1).mean() / RADIUS
     assert terms["offset"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_gaussian_heatmap_falls_off_in_the_disk():
+    """KDC Eq. 3: 1 at the keypoint, exp(-1 / (2 sigma^2)) at the disk's border, 0 outside."""
+    batch = batch_of(ONE)
+    sigma, logit = 0.5, 0.3
+    target = torch.exp(-(batch.disk_offset**2).sum(1) / (2 * (sigma * RADIUS) ** 2))
+    c = torch.tensor(logit)
+    inside = (target * softplus(-c) + (1 - target) * softplus(c)).sum()
+    total = NUM_KEYPOINTS * CELLS**2
+    expected = (inside + (total - len(target)) * softplus(c)) / total
+    loss = heatmap_loss(fields_of(batch, heatmap=logit).heatmap, batch, sigma)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    # The disks count in ignored regions, too.
+    everywhere = np.ones((SIDE, SIDE), bool)
+    ignored = batch_of(truth([{NOSE: (20.0, 20.0), EYE: (26.0, 16.0)}], keypoint_ignore=everywhere))
+    loss = heatmap_loss(fields_of(ignored, heatmap=logit).heatmap, ignored, sigma)
+    assert loss.item() == pytest.approx((inside / len(target)).item(), rel=1e-5)
+
+
+def test_balanced_person_term_counts_small_people_more():
+    small, large = np.s_[8:24, 4:12], np.s_[4:60, 24:64]  # 8 and 140 cells
+    batch = batch_of(truth([{NOSE: (8.0, 12.0)}, {NOSE: (40.0, 20.0)}], [small, large]))
+    logits = fields_of(batch, person=0.4).person
+    moved = gradient(person_loss(logits, batch, STRIDE, 0.5), logits)[0].abs()
+    plain = gradient(person_loss(logits, batch, STRIDE), logits)[0].abs()
+    weight = moved / plain
+    assert weight[3, 1].item() == pytest.approx(6.0)  # (600 / 8)^0.5 = 8.7, and no more than 6
+    assert weight[10, 10].item() == pytest.approx((600 / 140) ** 0.5, rel=1e-5)
+    assert weight[1:7, 0:4].min() == pytest.approx(6.0)  # the background around counts as much
+    assert weight[15, 0] == pytest.approx(1.0)
+    assert (weight >= 1).all()
+    assert torch.equal(gradient(person_loss(logits, batch, STRIDE, 0.0), logits)[0].abs(), plain)
 
 
 def test_person_is_cross_entropy_over_certain_cells():

@@ -27,6 +27,12 @@ def test_curves_are_drawn_from_the_last_row_of_each_step(tmp_path: Path) -> None
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_a_row_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("step,total,person\n20,1.5,0.5\n40,1.25,0.25\n60,1.0")
+    assert write_curves(tmp_path) == tmp_path / "curves.png"
+    assert _columns(tmp_path / "log.csv") == {"step": [20, 40], "total": [1.5, 1.25], "person": [0.5, 0.25]}
+
+
 def test_nothing_to_draw(tmp_path: Path) -> None:
     assert write_curves(tmp_path) is None
     (tmp_path / "log.csv").write_text("step,total\n")

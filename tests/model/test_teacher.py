@@ -172,7 +172,7 @@ def test_masks_compete_and_true_masks_stay(sam, tmp_path):
         person((0, 0, 32, 8), segmentation=rle(true), number=13),
         person((0, 0, 9, 9), number=14, crowd=True),
     )
-    record = ImageRecord(1, tmp_path / "x.png", 32, 32, False, people)
+    record = ImageRecord(1, tmp_path / "x.png", 32, 32, people)
     maps = {(0, 0, 32, 32): first, (8, 0, 32, 32): second}
     network = Painted(sam, maps, {(0, 0, 32, 32): 0.9, (8, 0, 32, 32): 0.8})
     network.quality = (1.0, -0.1)
@@ -188,7 +188,7 @@ def test_masks_compete_and_true_masks_stay(sam, tmp_path):
 
 
 def test_masks_end_near_their_box(sam, tmp_path):
-    record = ImageRecord(1, tmp_path / "x.png", 32, 32, False, (person((10, 10, 10, 10), number=5),))
+    record = ImageRecord(1, tmp_path / "x.png", 32, 32, (person((10, 10, 10, 10), number=5),))
     network = Painted(sam, {(10, 10, 20, 20): np.full((16, 16), 0.9, np.float32)}, {(10, 10, 20, 20): 0.9})
     made = make_masks(network, record)[5]
     mask = coco_mask.decode({"size": made["size"], "counts": made["counts"].encode()})

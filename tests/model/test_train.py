@@ -5,15 +5,19 @@ import dataclasses
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from kdc_model.checkpoint import load_checkpoint, network_from_checkpoint
-from kdc_model.config import TrainConfig
+from kdc_model.config import ConfigError, TrainConfig
 from kdc_model.data.dataset import Batch, PeopleDataset, StepDataset, StepSampler, collate
 from kdc_model.losses import all_losses
 from kdc_model.train import (
@@ -108,6 +112,67 @@ def test_changed_configuration_is_reported_and_its_rates_hold(config, tmp_path, 
     rates = sorted({g["base_lr"] for g in trainer.optimizer.param_groups})
     assert rates == pytest.approx([0.0003, 0.003])  # trunk and rest
     assert {g["weight_decay"] for g in trainer.optimizer.param_groups} == {0.5, 0.0}
+
+
+@pytest.mark.parametrize("change", [{"channels": 16}, {"freeze_stages": 2}])
+def test_another_network_cannot_go_on(config, tmp_path, change):
+    Trainer(config, tmp_path, device="cpu").save()
+    with pytest.raises(ConfigError, match=r"last\.pt cannot go on with another"):
+        Trainer(dataclasses.replace(config, **change), tmp_path, resume=True, device="cpu")
+
+
+def test_a_start_that_does_not_fit_is_one_clear_line(config, tmp_path):
+    Trainer(config, tmp_path / "small", device="cpu").save()
+    larger = dataclasses.replace(config, channels=16, pretrained=str(tmp_path / "small" / "last.pt"))
+    with pytest.raises(ConfigError, match=r"^pretrained: .*last\.pt is of another network"):
+        Trainer(larger, tmp_path / "large", device="cpu")
+
+
+def test_pictures_must_be_there(config, made_folder, tmp_path):
+    folder = tmp_path / "images"
+    shutil.copytree(made_folder / "images", folder)
+    gone = sorted(folder.iterdir())[2]
+    gone.unlink()
+    with pytest.raises(FileNotFoundError, match=f"1 of the 7 pictures of .* are not there, for one .*{gone.name}"):
+        training_records(dataclasses.replace(config, train_images=(str(folder),)))
+    empty = tmp_path / "empty.json"
+    empty.write_text('{"images": [], "annotations": []}')
+    with pytest.raises(ConfigError, match=r"no picture to train on in .*empty\.json"):
+        training_records(dataclasses.replace(config, train_annotations=(str(empty),)))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_broken_picture_ends_the_run_with_one_clear_line(config, made_folder, tmp_path, processes):
+    """A loader process ignores signals: it must not be waited for at Python's end."""
+    folder = tmp_path / "images"
+    shutil.copytree(made_folder / "images", folder)
+    for picture in folder.iterdir():
+        picture.write_bytes(picture.read_bytes()[:-200])
+    config = dataclasses.replace(config, train_images=(str(folder),), workers=1)
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config.to_dict()))
+    command = ["kdc_cli", "train", "--config", str(file), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    launch = ["-m"] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *launch, *command], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if line.startswith("kdc train: ")]
+    assert lines and all(line.startswith(f"kdc train: {folder}/") for line in lines)
+    if processes == 1:
+        assert "Traceback" not in done.stderr
+
+
+def test_frozen_norms_stay_when_they_are_synchronised(config, tmp_path):
+    trainer = Trainer(dataclasses.replace(config, freeze_norms=True), tmp_path, device="cpu")
+    # As for several GPUs; what these norms compute in evaluation mode runs anywhere.
+    trainer.network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(trainer.network)
+    trainer._model = trainer.network
+    before = {k: v.clone() for k, v in trainer.network.state_dict().items() if "running" in k}
+    trainer.train_step(collate([trainer.dataset[0], trainer.dataset[1]]))
+    after = trainer.network.state_dict()
+    assert before and all(torch.equal(after[k], v) for k, v in before.items())
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,22 @@ def test_a_run_is_scored_every_epoch_and_at_its_end(config: TrainConfig, tmp_pat
     assert all(-1 <= float(r["keypoints.AP"]) <= 1 and -1 <= float(r["segm.AP"]) <= 1 for r in found)
 
 
+def test_a_signal_in_the_last_step_does_not_cost_the_scores(config: TrainConfig, tmp_path: Path) -> None:
+    class Interrupted(Trainer):
+        def train_step(self, batch):
+            self._stop = self.step == self.total_steps - 1
+            return super().train_step(batch)
+
+    config = replace(config, epochs=0.6, evaluate_epochs=10.0)
+    Interrupted(config, tmp_path).run()
+    assert not (tmp_path / "scores.csv").exists()
+    for _ in range(2):  # once, however often it goes on
+        trainer = Trainer(config, tmp_path, resume=True)
+        trainer.run()
+        assert [int(r["step"]) for r in rows(tmp_path / "scores.csv")] == [trainer.total_steps]
+    assert (tmp_path / "best.pt").exists()
+
+
 def test_without_validation_data_or_wish_nothing_is_scored(config: TrainConfig, tmp_path: Path) -> None:
     for name, change in (("no data", {"val_annotations": "", "val_images": ""}), ("no wish", {"evaluate_epochs": 0.0})):
         out = tmp_path / name
