@@ -85,6 +85,7 @@ def load_annotations(path: Path) -> Annotations:
         stamps.add(key)  # type: ignore[arg-type]
         frames.append(AnnotatedFrame(image_id, stamp, index, of_image[image_id]))
     people = _person_categories(check, data)
+    tracks: set[tuple[int, int | None]] = set()
     for i, annotation in enumerate(annotations):
         where = f"annotations[{i}]"
         image_id = check.whole(annotation, "image_id", where)
@@ -92,7 +93,12 @@ def load_annotations(path: Path) -> Annotations:
             raise check.error(where, "image_id", f"there is no image {image_id}")
         if people is not None and check.whole(annotation, "category_id", where) not in people:
             continue
-        of_image[image_id].append(_checked(check, annotation, where, sizes[image_id]))
+        checked = _checked(check, annotation, where, sizes[image_id])
+        track = None if checked.get("iscrowd") else checked.get("track_id")
+        if track is not None and (image_id, track) in tracks:
+            raise check.error(where, "track_id", f"{track} occurs twice in image {image_id}")
+        tracks.add((image_id, track))
+        of_image[image_id].append(checked)
     if not frames:
         raise ReplayAnnotationError(f"{path}: 'images' is empty")
     return Annotations(path.name, hashlib.sha256(content).hexdigest(), frames)

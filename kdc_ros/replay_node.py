@@ -34,6 +34,7 @@ from kdc_ros.conversions import people_from_messages, tracks_from_message
 from kdc_ros.demo.processes import Process, camera_environment, isolate_ros, node_command
 from kdc_ros.image_conversion import rgb_to_message
 from kdc_ros.replay_player import TOPIC, Pace, Player
+from kdc_ros.stamps import Order, StampOrder
 
 # Loading may include building an engine for a GPU.
 _START_TIMEOUT_S = 180.0
@@ -126,7 +127,8 @@ def _play(
     masks = bool(run.info["options"]["masks"])
     published: dict[int, RunFrame] = {}
     notes: list[str] = []
-    silent = twice = 0
+    silent = twice = late = 0
+    order = StampOrder()
     pace = Pace(rate)
     bar = tqdm(_recorded(bag, run), "node", len(run.frames), unit="frame", disable=None if progress else True)
     with bar:
@@ -134,6 +136,9 @@ def _play(
             # Answers are told apart by their stamps.
             if frame.time_ns in published:
                 twice += 1
+                continue
+            if order.follow(frame.time_ns) is Order.LATE:
+                late += 1
                 continue
             message = _message(raw, frame)
             pace.wait(frame.time_ns)
@@ -150,6 +155,8 @@ def _play(
         player.wait_answered(stamp_ns, masks, _ANSWER_TIMEOUT_S)
     if twice:
         notes.append(f"{twice} frames were not published: another frame has the same stamp")
+    if late:
+        notes.append(f"{late} frames were not published: their stamps go back a little, and the node drops such frames")
     records, faults = _answers(player, published, masks)
     if published and not player.poses:
         raise NodeReplayError(f"the node answered none of {len(published)} frames:\n{node.output()}")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # install_requirements.sh [--no-deps] VENV FILE...: install requirement files into the environment.
 # Without a distribution: exactly the pinned versions. In one: only what it does not bring itself, in versions that
-# go with its numpy (its message packages are compiled against it, so it must not be replaced).
+# go with its numpy (its message packages are compiled against it).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 options=()
@@ -24,7 +24,14 @@ else
     missing=$(mktemp)
     constraints=$(mktemp)
     trap 'rm -f "$missing" "$constraints"' EXIT
-    if [ -n "$numpy" ]; then echo "numpy==$numpy" > "$constraints"; fi
+    # What is compiled against a numpy 1 works with all later ones before 2: Humble's 1.21.5 is too old for any ONNX
+    # Runtime that reads our file.
+    case "$numpy" in
+        "") ;;
+        1.*) echo "numpy>=$numpy,<2" > "$constraints" ;;
+        *) echo "numpy==$numpy" > "$constraints" ;;
+    esac
+    echo "onnxruntime>=1.18" >> "$constraints"
     echo "setuptools<80" >> "$constraints"  # colcon's own limit
     "$python" "$root/scripts/missing_requirements.py" "$@" > "$missing"
     if [ -s "$missing" ]; then

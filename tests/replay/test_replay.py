@@ -252,6 +252,10 @@ def put(record, name, value):
     return change
 
 
+def twice_in_one_image(data):
+    data["annotations"].insert(1, {**data["annotations"][0], "id": 99})
+
+
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
@@ -262,6 +266,7 @@ def put(record, name, value):
         (put("annotations", "bbox", [1, 2, 3]), "annotations[0]: 'bbox' must be a list of 4 numbers"),
         (put("annotations", "keypoints", [0.0] * 50), "annotations[0]: 'keypoints' must be a list of 51 numbers"),
         (put("annotations", "track_id", 1.5), "annotations[0]: 'track_id' must be a whole number"),
+        (twice_in_one_image, "annotations[1]: 'track_id' 4 occurs twice in image 100"),
         (put("annotations", "segmentation", [[1, 2]]), "'segmentation' a polygon is a list of at least three x, y"),
         (put("annotations", "segmentation", {"size": [9, 9], "counts": [81]}), "is a mask of 9 x 9, its image has 64"),
         (lambda data: data["images"].clear(), "annotations[0]: 'image_id' there is no image 100"),

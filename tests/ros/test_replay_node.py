@@ -78,6 +78,19 @@ def test_compressed_pictures_at_the_recorded_rate(job) -> None:
     assert same["only_offline"] == same["only_node"] == 0
 
 
+def test_frames_that_the_node_drops_as_late_are_not_waited_for(job, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = replay_node._recorded
+    # As recorded where stamps go back for a moment.
+    monkeypatch.setattr(
+        replay_node, "_recorded", lambda bag, run: [list(recorded(bag, run))[f] for f in (0, 1, 4, 2, 3, 5)]
+    )
+    summary = replay_through_node(job(), rate=None)
+    assert summary["frames_published"] == summary["frames_answered"] == 4
+    assert summary["answered_indices"] == [0, 1, 4, 5]
+    (note,) = summary["notes"]
+    assert note.startswith("2 frames were not published: their stamps go back a little")
+
+
 def test_a_node_that_cannot_start(job, monkeypatch: pytest.MonkeyPatch) -> None:
     made = job()
     command = ["sh", "-c", "echo the network is missing; exit 3"]
