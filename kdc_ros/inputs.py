@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
+from rclpy.qos import QoSPolicyKind
 from rclpy.timer import Timer
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
@@ -17,12 +18,12 @@ from kdc_ros.image_subscription import RAW, Departures, ImageSubscription
 from kdc_ros.mailbox import Mailbox
 from kdc_ros.pairing import EXACT, DepthPairing
 from kdc_ros.parameters import Settings
-from kdc_ros.qos import NEWEST, OVERRIDABLE, MismatchLog
+from kdc_ros.qos import LATCHED, NEWEST, OVERRIDABLE, MismatchLog
 from kdc_ros.stamps import stamp_ns
 
 # Waiting frames are looked at so many times within the slop: how much beyond it one may wait.
 _CHECKS_PER_SLOP = 4
-_KEPT_CALIBRATIONS = 10
+KEPT_CALIBRATIONS = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,8 @@ class Inputs:
     """The subscriptions from `open` to `close`; frames go into the mailbox.
 
     Callable from any thread: timers and transitions run in different ones.
+
+    calibrations: the newest ones, of earlier inputs too: a camera may publish its only once.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Inputs:
         statistics: FrameStatistics,
         mismatches: MismatchLog,
         departures: Departures,
+        calibrations: deque[CameraInfo] | None = None,
     ) -> None:
         self._node = node
         self._settings = settings
@@ -55,7 +59,7 @@ class Inputs:
         self._departures = departures
         self._lock = threading.RLock()
         self._mailbox: Mailbox[Incoming] | None = None
-        self._calibrations: deque[CameraInfo] = deque(maxlen=_KEPT_CALIBRATIONS)
+        self._calibrations = deque(maxlen=KEPT_CALIBRATIONS) if calibrations is None else calibrations
         self._pictures: list[ImageSubscription] = []
         self._entities: list[tuple] = []
         self._pairing: DepthPairing | None = None
@@ -75,6 +79,18 @@ class Inputs:
                 qos_overriding_options=OVERRIDABLE,
             )
             self._entities.append((node.destroy_subscription, calibration))
+            # A camera that publishes its calibration once keeps it for those who come later. Cameras that publish it
+            # with each frame do not match this one; that is no fault.
+            kept = node.create_subscription(
+                CameraInfo,
+                "camera_info",
+                self._on_calibration,
+                copy.copy(LATCHED),
+                event_callbacks=self._mismatches.for_subscription(
+                    node.resolve_topic_name("camera_info"), unless=tuple(QoSPolicyKind)
+                ),
+            )
+            self._entities.append((node.destroy_subscription, kept))
             if settings.use_depth:
                 self._pairing = DepthPairing(
                     self._deliver_paired, settings.sync_policy == EXACT, settings.sync_slop_s

@@ -14,6 +14,7 @@ import platform
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -26,6 +27,7 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.task import Future
 from rclpy.timer import Timer
+from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import SetBool, Trigger
 
 from kdc_ros.compat.lifecycle import LifecycleMixin
@@ -34,7 +36,7 @@ from kdc_ros.frame_processor import FrameProcessor
 from kdc_ros.frame_statistics import FrameStatistics
 from kdc_ros.health import Health
 from kdc_ros.image_subscription import Departures
-from kdc_ros.inputs import Inputs
+from kdc_ros.inputs import KEPT_CALIBRATIONS, Inputs
 from kdc_ros.latency import LatencyOutput
 from kdc_ros.log_forwarding import LogForwarding
 from kdc_ros.monitor import FrameMonitor
@@ -107,6 +109,7 @@ class PeopleNode(LifecycleMixin, Node):
         self._monitor: FrameMonitor | None = None
         self._mismatches = MismatchLog(self.get_logger())
         self._departures = Departures()
+        self._calibrations: deque[CameraInfo] = deque(maxlen=KEPT_CALIBRATIONS)
         self._statistics = FrameStatistics()
         self._outputs = Outputs(self, self._mismatches)
         self._latency = LatencyOutput(self, self._mismatches)
@@ -294,7 +297,9 @@ class PeopleNode(LifecycleMixin, Node):
             if self._inputs is not None or mailbox is None:
                 return
             settings = self.parameters.current()
-            inputs = Inputs(self, settings, self._statistics, self._mismatches, self._departures)
+            inputs = Inputs(
+                self, settings, self._statistics, self._mismatches, self._departures, self._calibrations
+            )
             inputs.open(mailbox)
             self._monitor = FrameMonitor(
                 inputs.topic_name,

@@ -31,6 +31,13 @@ NEWEST = QoSProfile(
     reliability=ReliabilityPolicy.BEST_EFFORT,
     durability=DurabilityPolicy.VOLATILE,
 )
+# Also what was published before; matches only publishers that keep it.
+LATCHED = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
 # Reliable, so that reliable and best-effort subscribers both match (RViz asks for reliable).
 RESULTS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,

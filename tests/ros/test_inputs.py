@@ -15,7 +15,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from kdc_ros.image_conversion import rgb_to_message
-from tests.ros.node_bench import values
+from tests.ros.node_bench import ACTIVATE, CONFIGURE, DEACTIVATE, values
 from tests.ros.processes import EXCHANGE_TIMEOUT_S, wait_until
 
 BRIGHT = np.full((48, 64, 3), 180, np.uint8)
@@ -99,6 +99,25 @@ def infos(bench) -> list[int]:
     return [info.width for info in bench.node._inputs._calibrations]
 
 
+def test_a_calibration_that_is_published_once_is_known_and_stays_known(make_bench, canned_model, frames):
+    """Before the node is active, by a publisher that keeps it; and through a pause, by one that does not."""
+    bench = make_bench(model=str(canned_model), autostart=False)
+    kept = frames(bench)
+    once = QoSProfile(
+        depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+    )
+    latched = bench.client.create_publisher(CameraInfo, f"{bench.namespace}/camera_info", once)
+    latched.publish(CameraInfo(header=at(500), width=1))
+    assert bench.change(CONFIGURE) and bench.change(ACTIVATE)
+    wait_until(lambda: infos(bench) == [1], EXCHANGE_TIMEOUT_S)
+    bench.client.destroy_publisher(latched)
+    bench.publish_until(lambda: CameraInfo(header=at(900), width=2), lambda: 2 in infos(bench), "camera_info")
+    assert bench.change(DEACTIVATE) and bench.change(ACTIVATE)
+    bench.publish_until(lambda: picture(1000), lambda: 1000 in kept)
+    assert kept[1000].camera_info.width == 2
+    assert not bench.node._mismatches.texts()
+
+
 def test_simulated_time(make_bench, canned_model):
     bench = make_bench(model=str(canned_model), use_sim_time=True)
     bench.wait_for_state("active")  # although the simulation has not begun
@@ -137,8 +156,11 @@ def test_quality_of_service_by_parameter(make_bench, canned_model):
         }
     )
     bench.wait_for_state("active")
-    for names in (("kdc/poses", "image"), ("kdc/masks", "camera_info")):
-        durability = DurabilityPolicy.TRANSIENT_LOCAL if "image" in names else DurabilityPolicy.VOLATILE
+    kept, newest = DurabilityPolicy.TRANSIENT_LOCAL, DurabilityPolicy.VOLATILE
+    for names, expected in (
+        (("kdc/poses", "image"), [kept, kept]),
+        (("kdc/masks", "camera_info"), [newest, newest, kept]),  # the calibration in both ways
+    ):
         published, subscribed = (f"{bench.namespace}/{name}" for name in names)
 
         def told(published=published, subscribed=subscribed) -> list:
@@ -146,5 +168,6 @@ def test_quality_of_service_by_parameter(make_bench, canned_model):
             return [*offers, *bench.client.get_subscriptions_info_by_topic(subscribed)]
 
         # The client listens to the poses; only the node's own side counts.
-        assert wait_until(lambda told=told: len(told()) == 2, EXCHANGE_TIMEOUT_S)
-        assert {info.qos_profile.durability for info in told()} == {durability}
+        count = len(expected)
+        assert wait_until(lambda told=told, count=count: len(told()) == count, EXCHANGE_TIMEOUT_S)
+        assert sorted(info.qos_profile.durability for info in told()) == sorted(expected)
