@@ -14,6 +14,7 @@ _FISHEYE_MODELS = ("equidistant", "fisheye")
 DISTORTION_MODELS = (*_OPENCV_MODELS, *_FISHEYE_MODELS)
 # Undistorting is iterative: at a wide picture's edge it may end somewhere else. Exact lenses come back to 0.01 px.
 _ROUND_TRIP_PX = 1.0
+_ITERATIONS = 40
 _WIDEST = 50.0  # x / z or y / z, 89 degrees off the axis: no point on an image plane means anything beyond
 
 
@@ -80,7 +81,7 @@ class CameraModel:
         xy = np.asarray(xy, np.float64)
         if self.distortion:
             flat = np.ascontiguousarray(xy.reshape(-1, 1, 2))
-            undistort = cv2.fisheye.undistortPoints if self.model in _FISHEYE_MODELS else cv2.undistortPoints
+            undistort = cv2.fisheye.undistortPoints if self.model in _FISHEYE_MODELS else _undistort
             coefficients = np.array(self.distortion)
             known = np.isfinite(flat).all(axis=(1, 2))
             normalised = np.full_like(flat, np.nan)
@@ -124,3 +125,12 @@ class CameraModel:
                 -1, 1, 2
             )
         return pixels.reshape(*points.shape[:-1], 2)
+
+
+def _undistort(pixels: np.ndarray, matrix: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    """OpenCV's undistortPoints with as many iterations as a wide lens takes: its five end degrees off."""
+    criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, _ITERATIONS, 1e-9)
+    if hasattr(cv2, "undistortPointsIter"):  # OpenCV 4
+        places: np.ndarray = cv2.undistortPointsIter(pixels, matrix, coefficients, None, None, criteria)
+        return places
+    return np.asarray(cv2.undistortPoints(pixels, matrix, coefficients, criteria=criteria))

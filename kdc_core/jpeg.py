@@ -33,9 +33,9 @@ def is_whole(content: bytes) -> bool:
 def _segments(content: memoryview) -> Iterator[tuple[int, int]]:
     """The marker and the place of each segment of the header, up to the first scan."""
     at = len(START)
-    while at + 4 <= len(content) and content[at] == 0xFF:
+    while at + 4 <= len(content):
         marker = content[at + 1]
-        if marker == 0xFF:  # padding
+        if content[at] != 0xFF or marker in (0x00, 0xFF):  # stray bytes, which decoders skip; padding
             at += 1
         elif marker in _WITHOUT_LENGTH:
             at += 2

@@ -162,21 +162,27 @@ def _trained(config: TrainConfig, folder: Path, truth: list[TruthImage], device:
         network, _, _ = network_from_checkpoint(checkpoint)
         return decoded_scores(network, config, DecodingSwitches(), truth)
 
-    return _once(folder / "scores.json", config.to_dict(), train)
+    return _once(folder / "scores.json", config.to_dict(), train, lambda key: TrainConfig.from_dict(key).to_dict())
 
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _once(kept: Path, key: dict[str, Any], work: Callable[[], dict[str, float]]) -> dict[str, float]:
+def _once(
+    kept: Path,
+    key: dict[str, Any],
+    work: Callable[[], dict[str, float]],
+    completed: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> dict[str, float]:
     """The result of `work`, kept in a file; taken from there when it was made with the same key.
 
-    Raises ConfigError when the file was made with another one.
+    completed: adds to a kept key what later versions know, with its default. Raises ConfigError when the file was made
+    with another one.
     """
     if kept.is_file():
         data = json.loads(kept.read_text())
-        if data["key"] != json.loads(json.dumps(key)):
+        if json.dumps(completed(data["key"]), sort_keys=True) != json.dumps(key, sort_keys=True):
             raise ConfigError(f"{kept} was made with other settings: choose another folder, or remove it")
         return data["metrics"]
     metrics = work()

@@ -26,7 +26,7 @@ from kdc_model import distributed
 from kdc_model.checkpoint import load_checkpoint
 from kdc_model.config import ConfigError, TrainConfig
 from kdc_model.data.augment import WarpRange
-from kdc_model.data.coco import ImageRecord, add_pseudo_masks, load_records
+from kdc_model.data.coco import AnnotationError, ImageRecord, add_pseudo_masks, load_records
 from kdc_model.data.dataset import Batch, Mixing, PeopleDataset, StepDataset, StepSampler, collate
 from kdc_model.from_onnx import unfold_norms
 from kdc_model.losses import all_losses
@@ -142,7 +142,8 @@ class Trainer:
         )
         stack = contextlib.ExitStack()
         try:
-            if self._validation and self._validation.missed(self.step, self.total_steps):
+            # Only the first process has the scores' file.
+            if self._validation and distributed.gathered(self._validation.missed(self.step, self.total_steps))[0]:
                 self._validate()
             # Adam's moments and faint gradients decay into denormal numbers, with which a CPU is many times slower.
             torch.set_flush_denormal(True)
@@ -281,8 +282,8 @@ class Trainer:
         for group, (rate, decay) in zip(self.optimizer.param_groups, rates):
             group["base_lr"], group["weight_decay"] = rate, decay
         self.step = checkpoint["step"]
-        settings = self.config.to_dict()
-        changed = sorted(k for k, v in settings.items() if checkpoint["config"].get(k, v) != v)
+        settings = before.to_dict()
+        changed = sorted(k for k, v in self.config.to_dict().items() if settings[k] != v)
         if changed:
             logger.warning("resumed with another configuration than before: %s", ", ".join(changed))
         logger.info("resumed from %s at step %d", path, self.step)
@@ -404,7 +405,7 @@ def _batches(loader: DataLoader[Any]) -> Generator[Batch, None, None]:
     batches = iter(loader)
     try:
         yield from batches
-    except (UnreadableImageError, FileNotFoundError) as error:
+    except (AnnotationError, UnreadableImageError, FileNotFoundError) as error:
         # A worker's error comes as the whole traceback there.
         raise type(error)(str(error).strip().rpartition("\n")[2].removeprefix(_qualified_name(error) + ": ")) from None
     finally:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import QoSPolicyKind
+from rclpy.qos import DurabilityPolicy, QoSPolicyKind
 from rclpy.timer import Timer
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
@@ -62,6 +62,7 @@ class Inputs:
         self._calibrations = deque(maxlen=KEPT_CALIBRATIONS) if calibrations is None else calibrations
         self._pictures: list[ImageSubscription] = []
         self._entities: list[tuple] = []
+        self._latched = False
         self._pairing: DepthPairing | None = None
         self._pairing_timer: Timer | None = None
 
@@ -79,18 +80,6 @@ class Inputs:
                 qos_overriding_options=OVERRIDABLE,
             )
             self._entities.append((node.destroy_subscription, calibration))
-            # A camera that publishes its calibration once keeps it for those who come later. Cameras that publish it
-            # with each frame do not match this one; that is no fault.
-            kept = node.create_subscription(
-                CameraInfo,
-                "camera_info",
-                self._on_calibration,
-                copy.copy(LATCHED),
-                event_callbacks=self._mismatches.for_subscription(
-                    node.resolve_topic_name("camera_info"), unless=tuple(QoSPolicyKind)
-                ),
-            )
-            self._entities.append((node.destroy_subscription, kept))
             if settings.use_depth:
                 self._pairing = DepthPairing(
                     self._deliver_paired, settings.sync_policy == EXACT, settings.sync_slop_s
@@ -113,12 +102,15 @@ class Inputs:
                 destroy(entity)
             self._pictures, self._entities = [], []
             self._pairing = self._pairing_timer = self._mailbox = None
+            self._latched = False
 
     def adapt(self) -> None:
         """Follow what the publishers offer; called now and then by a timer."""
         with self._lock:
             for pictures in self._pictures:
                 pictures.adapt()
+            if self._mailbox is not None and not self._latched:
+                self._subscribe_latched()
 
     @property
     def topic_name(self) -> str:
@@ -130,6 +122,21 @@ class Inputs:
         """How many publishers the colour images have."""
         with self._lock:
             return self._pictures[-1].publisher_count() if self._pictures else 0
+
+    def _subscribe_latched(self) -> None:
+        """Receive the calibration of a camera that publishes it once, and keeps it for those who come later.
+
+        Only where there is one: any other would be told of an incompatible subscription.
+        """
+        topic = self._node.resolve_topic_name("camera_info")
+        offers = self._node.get_publishers_info_by_topic(topic)
+        if any(offer.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for offer in offers):
+            events = self._mismatches.for_subscription(topic, unless=tuple(QoSPolicyKind))
+            kept = self._node.create_subscription(
+                CameraInfo, "camera_info", self._on_calibration, copy.copy(LATCHED), event_callbacks=events
+            )
+            self._entities.append((self._node.destroy_subscription, kept))
+            self._latched = True
 
     def _subscribe(self, topic: str, callback, transport: str) -> None:
         reliability = self._settings.image_reliability

@@ -141,9 +141,10 @@ class DepthPairing:
 
 
 class _Rhythm:
-    """The newest stamp of a stream and the time between two."""
+    """The newest stamp of a stream and the time between two: `usual` of the last ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, usual: Callable[[Sequence[int]], float]) -> None:
+        self._usual = usual
         self.newest_ns: int | None = None
         self._periods_ns: deque[int] = deque(maxlen=_PERIODS)
 
@@ -156,7 +157,7 @@ class _Rhythm:
         """Whether nothing to come will be nearer to this stamp than what has come."""
         if self.newest_ns is None:
             return False
-        period_ns = statistics.median(self._periods_ns) if self._periods_ns else unknown_period_ns
+        period_ns = self._usual(self._periods_ns) if self._periods_ns else unknown_period_ns
         return self.newest_ns >= stamp - period_ns / 2
 
 
@@ -171,7 +172,7 @@ class _NearestDepth:
         self._slop_ns = slop_ns
         self._limit = limit
         self._images: dict[int, Image] = {}
-        self._colour_rhythm, self._depth_rhythm = _Rhythm(), _Rhythm()
+        self._colour_rhythm, self._depth_rhythm = _Rhythm(statistics.median), _new_depth_rhythm()
 
     def add_colour(self, stamp: int) -> None:
         """A colour frame arrived."""
@@ -186,7 +187,7 @@ class _NearestDepth:
 
     def forget_depth(self) -> None:
         """The depth images' stamps begin anew."""
-        self._images, self._depth_rhythm = {}, _Rhythm()
+        self._images, self._depth_rhythm = {}, _new_depth_rhythm()
 
     def is_settled(self, colour_ns: int) -> bool:
         """Whether the nearest depth image of this colour frame must be there by now."""
@@ -213,3 +214,9 @@ class _NearestDepth:
         image = self._images.get(stamp)
         self._images = {ns: other for ns, other in self._images.items() if ns > stamp}
         return image
+
+
+def _new_depth_rhythm() -> _Rhythm:
+    # The shortest: where many depth images are lost, the usual gap is longer than the camera's period, and a frame
+    # would go before its own depth image has come.
+    return _Rhythm(min)

@@ -48,6 +48,17 @@ def test_unknown_places_stay_unknown(name):
     assert np.isnan(camera.project(np.array([[0, 0, -1.0], [np.nan] * 3]))).all()
 
 
+def test_wide_lenses_that_can_be_undone_are():
+    """Their edges take more iterations than OpenCV makes by itself."""
+    duckietown = CameraModel(315, 318, 334, 268, (-0.279, 0.0603, 0.0019, 0.0017, 0.0), "plumb_bob")
+    kitti = CameraModel(959.8, 956.9, 696.0, 224.2, (-0.3691, 0.1968, 0.00135, 0.00057, -0.0677), "plumb_bob")
+    for camera, width, height in ((duckietown, 640, 480), (kitti, 1392, 512)):
+        pixels = np.stack(np.meshgrid(np.arange(0, width, 9.0), np.arange(0, height, 9.0)), -1)
+        points = camera.to_plane(pixels)
+        assert np.isfinite(points).all(-1).mean() > 0.99
+        assert np.nanmax(np.linalg.norm(camera.project(points) - pixels, axis=-1)) < 1
+
+
 def test_what_the_lens_model_cannot_undo_is_unknown():
     """Wide lenses: beyond 89 degrees, or where undistorting ends up at another place, there is no ray."""
     wide = CameraModel(286, 286, 420, 400, (-0.0087, 0.0412, -0.0385, 0.0067), "equidistant")

@@ -40,6 +40,15 @@ def test_a_jpeg_cut_off_anywhere_is_not_whole(kind, thumbnail):
     assert not any(jpeg.is_whole(whole[:length]) for length in range(2, len(whole)))
 
 
+@pytest.mark.parametrize("stray", [b"\0", b"\0\0\0\0\0\0\0", b"\xff", b"\x12\xff\x00"])
+def test_stray_bytes_between_segments_are_skipped_as_decoders_do(stray):
+    whole = encoded(NOISE)
+    padded = whole[:20] + stray + whole[20:]  # behind the 18 bytes of JFIF's header
+    assert jpeg.is_whole(padded) and jpeg.size_hw(memoryview(padded)) == NOISE.shape[:2]
+    assert np.array_equal(decode_compressed(padded, "jpeg"), decode_compressed(whole, "jpeg"))
+    assert not jpeg.is_whole(padded[:-30])
+
+
 def test_files_and_messages_that_end_early_are_refused(tmp_path):
     whole = with_thumbnail(encoded(NOISE))
     path = tmp_path / "photo.jpg"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
@@ -180,6 +181,13 @@ def test_after_a_loss_everybody_has_the_own_partner_again(depth_late, offset):
             assert depth == colour + offset, i
         else:  # a neighbour's at most, where that lost its own colour frame
             assert depth is None or abs(depth - colour) < 50
+
+
+def test_a_lossy_depth_stream_keeps_its_own_images():
+    lost = tuple(int(i) for i in np.random.default_rng(0).permutation(90)[:54] if i > 1)
+    colours, depths = stream("colour", 1000, 33, 90, 2), stream("depth", 1000, 33, 90, 10, lost)
+    released = pairs_of(Bench(), colours + depths)
+    assert [c for c, d in released if d == c] == [ms for _, _, ms in depths]
 
 
 def test_depth_first_then_colour():
