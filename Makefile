@@ -46,7 +46,7 @@ lint: setup $(STAMPS)/dev
 	$(IN_ENV) mypy
 
 clean:
-	rm -rf $(VENV) build install log out .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	rm -rf $(VENV) build install log out/demo .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A .venv made without ROS does not serve a sourced distribution, nor the other way round.

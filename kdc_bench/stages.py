@@ -10,7 +10,7 @@ import numpy as np
 from kdc_bench.crowds import make_crowd
 from kdc_bench.machine import peak_memory_mb, set_opencv_threads
 from kdc_bench.pictures import free_photographs, photographs_of
-from kdc_bench.result import BenchSettings, Row, SuiteResult
+from kdc_bench.result import BenchError, BenchSettings, Row, SuiteResult
 from kdc_bench.timing import StageTimes, Stopwatch, interleaved
 from kdc_core.backends.base import Backend, NetworkOutputs, load_backend
 from kdc_core.pipeline import Pipeline
@@ -44,7 +44,10 @@ def measure(settings: BenchSettings) -> SuiteResult:
     """Photographs by the number of people found in them, and made crowds."""
     set_opencv_threads(settings.threads)
     backend = CrowdBackend(load_backend(settings.model, threads=settings.threads))
-    pipeline = Pipeline(backend, long_side=settings.long_side, clock=settings.clock)
+    try:
+        pipeline = Pipeline(backend, long_side=settings.long_side, clock=settings.clock)
+    except ValueError as error:  # a long side that this model cannot have
+        raise BenchError(str(error)) from error
     photographs = free_photographs() if settings.images is None else photographs_of(settings.images)
     rows = _photograph_rows(pipeline, photographs, settings)
     rows += _crowd_rows(pipeline, backend, settings)

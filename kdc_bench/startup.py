@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -23,12 +24,12 @@ def measure(settings: BenchSettings) -> SuiteResult:
         stage_ms, said = _fresh_process(settings)
         times.add(stage_ms)
         figures.append(said)
-    medians = {name: sorted(f[name] for f in figures)[len(figures) // 2] for name in figures[0]}
+    medians = {name: statistics.median(f[name] for f in figures) for name in figures[0]}
     return SuiteResult(
         title="Start-up of a fresh process, and its memory",
         rows=[Row({"process": "pipeline"}, times.summaries(), medians)],
         notes=[
-            "python: the interpreter itself until it runs the first line; import, load, first answer follow.",
+            "python: the interpreter and numpy until the first line runs; import, load, first answer follow.",
             "Files come from the page cache; only the first process of all may have read them from the disk.",
             "cpu_ms: CPU time of the process until its first answer; on an idle machine it takes about that long.",
             "rss_mb counts shared pages in full, pss_mb by share; both after three answers, in MB (10^6 bytes).",
@@ -50,7 +51,7 @@ def _fresh_process(settings: BenchSettings) -> tuple[dict[str, float], dict[str,
         cwd=Path(__file__).resolve().parents[1],
     )
     if done.returncode != 0:
-        raise BenchError(f"the process that was to be measured failed: {done.stderr.strip()[-500:]}")
+        raise BenchError(f"the process that was to be measured failed: {done.stderr.strip().rpartition(chr(10))[2]}")
     said = json.loads(done.stdout.splitlines()[-1])
     return {"python": (said["started"] - start) * 1e3, **said["stage_ms"]}, said["figures"]
 

@@ -42,14 +42,16 @@ def measure(settings: BenchSettings) -> SuiteResult:
         runs: dict[str, Callable[[], dict[str, float]]] = {
             f"{variant} {side}": partial(step, variant, side) for variant, side in cases
         }
-        times = interleaved(runs, max(3, min(settings.rounds, 10)))
+        rounds = max(3, min(settings.rounds, 10))
+        times = interleaved(runs, rounds)
     rows = []
     for variant, side in cases:
+        counted = said[variant, side][-rounds:]  # not those of the warm-up
         step_times = times[f"{variant} {side}"].summaries()["step"]
         figures = {
             "windows_per_s": WINDOWS * 1e3 / step_times.p50,
-            "page_faults": statistics.median(answer["faults"] for answer in said[variant, side]),
-            "system_share": statistics.median(answer["system"] for answer in said[variant, side]),
+            "page_faults": statistics.median(answer["faults"] for answer in counted),
+            "system_share": statistics.median(answer["system"] for answer in counted),
         }
         memory, precision = variant
         case = {"memory": memory, "precision": precision, "window": f"{side} x {side}"}

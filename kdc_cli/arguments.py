@@ -67,6 +67,23 @@ def add_flip_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """`--model`, `--long-side`, `--threads`, `--backend` and `--precision`."""
+    add_network_arguments(parser)
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "onnxruntime", "tensorrt", "torch"),
+        default="auto",
+        help="inference runtime (default: %(default)s, the first that works here)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "fp16", "int8"),
+        default="auto",
+        help="number format of the runtime (default: %(default)s, the file's, or the fastest checked TensorRT engine)",
+    )
+
+
+def add_network_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--model`, `--long-side` and `--threads`."""
     parser.add_argument(
         "--model",
         type=Path,
@@ -86,18 +103,6 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="N",
         help="CPU threads to use (default: the runtime's choice)",
-    )
-    parser.add_argument(
-        "--backend",
-        choices=("auto", "onnxruntime", "tensorrt", "torch"),
-        default="auto",
-        help="inference runtime (default: %(default)s, the first that works here)",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "fp16", "int8"),
-        default="auto",
-        help="number format of the runtime (default: %(default)s, the file's, or the fastest checked TensorRT engine)",
     )
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from kdc_cli.arguments import add_model_arguments, positive
+from kdc_cli.arguments import add_network_arguments, positive
 
 _DESCRIPTION = """\
 Measure, and write bench.json, bench.md and bench.png into OUT. Suites:
@@ -41,7 +41,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     suites = "ceiling, decode, pipeline, startup, node, peers, training"
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=suites)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the report; made if missing")
-    add_model_arguments(parser)
+    add_network_arguments(parser)
     parser.add_argument(
         "--rounds", type=positive, default=30, metavar="N", help="how often to time each thing (default: %(default)s)"
     )

@@ -78,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
     calibration: list[Path] = []
     if args.precision == "int8":
         calibration, pictures = pictures[::2], pictures[1::2]
+        if not pictures:
+            raise CommandError(f"{args.images}: int8 takes two pictures at least, to calibrate on and to check with")
     try:
         profile = ShapeProfile.of(spec, args.long_side, tuple(args.size))
         key = manager.key(args.model, args.precision, profile, _target(trt, args.compute_capability))

@@ -77,6 +77,10 @@ def run(args: argparse.Namespace) -> None:
         raise CommandError("--report is for COCO's 17 keypoints: CrowdPose has others")
     if args.oracle == "scores" and (args.report or args.protocol == "crowdpose"):
         raise CommandError("--oracle scores ranks COCO's 17 keypoints and their masks apart: no --report, no crowdpose")
+    if args.out.is_dir():
+        raise CommandError(f"--out {args.out} is a folder: name a file for the scores")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    from kdc_core.model_path import default_model_path
     from kdc_core.pipeline import PipelineOptions
     from kdc_model.evaluate import find_people, format_table, load_truth, score
     from kdc_model.protocols import PROTOCOLS
@@ -99,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
             from kdc_model.evaluation_report import write_report
 
             about = {
-                "model": args.model.name if args.model else "the shipped one",
+                "model": (args.model or default_model_path()).name,
                 "backend": pipeline.backend_name,
                 "annotations": f"{args.annotations.parent.name}/{args.annotations.name}, protocol {protocol.name}",
                 "input": f"long side {max(pipeline.spec.input_hw)} px",
@@ -107,8 +111,7 @@ def run(args: argparse.Namespace) -> None:
             page = write_report(args.report, truth, found, metrics, pipeline, about, before)
     finally:
         pipeline.close()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"protocol": protocol.name, **metrics}, indent=2) + "\n")
     print(format_table(metrics))
+    args.out.write_text(json.dumps({"protocol": protocol.name, **metrics}, indent=2) + "\n")
     if args.report:
         print(f"the report is {page}")

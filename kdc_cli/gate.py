@@ -89,8 +89,11 @@ class Gate:
         from kdc_core.images import read_rgb
         from kdc_core.parity import ParityCount, comparable_pipeline
 
-        expected = comparable_pipeline(reference, self.long_side)
-        pipelines = {name: comparable_pipeline(backend, self.long_side) for name, backend in others.items()}
+        try:
+            expected = comparable_pipeline(reference, self.long_side)
+            pipelines = {name: comparable_pipeline(backend, self.long_side) for name, backend in others.items()}
+        except ValueError as error:  # a long side that this model cannot have
+            raise CommandError(str(error)) from error
         counts = {name: ParityCount() for name in others}
         for path in tqdm(self.pictures, unit="image", disable=None):
             image = read_rgb(path)

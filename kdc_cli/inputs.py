@@ -85,14 +85,21 @@ class Video:
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         # A container without a rate says 0, NaN or some thousands.
         self.frames_per_s = float(rate) if 0.1 < rate <= 240.0 else 25.0
-        # What the header says: for the progress bar only.
+        # What the header says, which need not be exact.
+        self.frames_read = 0
         self.expected_frames = max(1, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether far fewer frames could be read than the header says, once all have been."""
+        return self.frames_read < 0.9 * self.expected_frames - 2
 
     def frames(self) -> Iterator[np.ndarray]:
         """The frames, uint8 RGB (H, W, 3), once."""
         frame: np.ndarray | None = self._first
         try:
             while frame is not None:
+                self.frames_read += 1
                 yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
                 opened, following = self._capture.read()
                 frame = following if opened else None

@@ -64,7 +64,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predict. Returns 1 where some inputs could not be read. Raises ModelLoadError, OSError."""
+    """Predict. Returns 1 where some inputs could not be read. Raises ModelLoadError, CommandError, OSError."""
+    from kdc_cli.errors import CommandError
     from kdc_cli.inputs import find_inputs
     from kdc_cli.prediction import Prediction
     from kdc_core.pipeline import PipelineOptions
@@ -72,6 +73,12 @@ def run(args: argparse.Namespace) -> int:
     inputs = find_inputs(args.inputs)
     chosen = {} if args.score_threshold is None else {"person_threshold": args.score_threshold}
     pipeline = load_pipeline(args, PipelineOptions(max_people=args.max_people, **chosen))
+    if not inputs.images and not inputs.videos:
+        # Before anything is written: a mistyped name must not empty earlier results.
+        raise CommandError("; ".join(inputs.problems))
+    overlays = (args.out / "overlays").resolve()
+    if not args.no_overlay and any(overlays in path.resolve().parents for path in (*inputs.images, *inputs.videos)):
+        raise CommandError(f"the inputs lie in {overlays}, where the overlays go: choose another --out")
     args.out.mkdir(parents=True, exist_ok=True)
     prediction = Prediction(pipeline, args.out, not args.no_overlay, args.keypoint_threshold)
     try:

@@ -93,6 +93,8 @@ class Prediction:
                 if writer is not None:
                     writer.write(self._drawn(frame, result))
                 progress.update()
+            if video.ends_early:
+                self.problems.append(f"{path} ends after {video.frames_read} of {video.expected_frames} frames")
         finally:
             if writer is not None:
                 writer.close()
@@ -122,5 +124,6 @@ class Prediction:
 
 def _write_image(path: Path, image_rgb: np.ndarray) -> None:
     image_bgr = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR)
-    if not cv2.imwrite(str(path), image_bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]):
+    quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if path.suffix == ".jpg" else []
+    if not cv2.imwrite(str(path), image_bgr, quality):
         raise OSError(f"cannot write the picture {path}")

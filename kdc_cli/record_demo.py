@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,17 +86,22 @@ def run(args: argparse.Namespace) -> None:
     truth, known, written = AnnotationWriter(), False, 0
     quality = args.quality if args.compressed else None
     progress = tqdm(total=count, unit="frame", disable=None)
-    with ImageBagWriter(args.out, args.format, topic, quality) as bag, progress as bar:
-        for image, annotations, fields in pictures:
-            if written == count:
-                break
-            stamp_ns = _FIRST_STAMP_NS + round(written * 1e9 / (args.fps or fps))
-            bag.write(image, stamp_ns)
-            if annotations is not None:
-                truth.add(stamp_ns, image.shape[:2], annotations, **fields)
-                known = True
-            written += 1
-            bar.update()
+    try:
+        with ImageBagWriter(args.out, args.format, topic, quality) as bag, progress as bar:
+            for image, annotations, fields in pictures:
+                if written == count:
+                    break
+                stamp_ns = _FIRST_STAMP_NS + round(written * 1e9 / (args.fps or fps))
+                bag.write(image, stamp_ns)
+                if annotations is not None:
+                    truth.add(stamp_ns, image.shape[:2], annotations, **fields)
+                    known = True
+                written += 1
+                bar.update()
+    except Exception:
+        # Half a bag looks like a whole one, and would be in the way of the next try.
+        shutil.rmtree(args.out, ignore_errors=True)
+        raise
     if known:
         truth.write(beside)
     print(f"{written} frames on {topic}: {args.out}" + (f"; annotations: {beside}" if known else ""))

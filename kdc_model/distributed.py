@@ -46,8 +46,16 @@ def world_size() -> int:
 
 
 def local_device(name: str | None) -> torch.device:
-    """The device named, or else this process's own GPU, or the CPU; "cuda" is this process's own GPU, too."""
-    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """The device named, or else this process's own GPU, or the CPU; "cuda" is this process's own GPU, too.
+
+    Raises ConfigError for a name that torch does not know.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        from kdc_model.config import ConfigError  # which imports the losses, and they this
+
+        raise ConfigError(f"there is no device '{name}': cpu, cuda, cuda:1 ...") from error
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     return device

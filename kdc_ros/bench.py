@@ -48,7 +48,7 @@ TIMEOUT_S = 120.0
 def measure(settings: BenchSettings) -> SuiteResult:
     """Transport, conversion and publication by size and people; the node's start. Raises BenchError."""
     set_opencv_threads(1)
-    backend = CrowdBackend(load_backend(settings.model, "onnxruntime", threads=1))
+    backend = CrowdBackend(load_backend(settings.model, "onnxruntime", threads=1, device="cpu"))
     pipeline = Pipeline(backend, long_side=settings.long_side, clock=time.thread_time)
     answers: dict[str, tuple[People, float]] = {}
     for size_hw, people in itertools.product(SIZES_HW, PEOPLE):

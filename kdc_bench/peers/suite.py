@@ -76,7 +76,7 @@ def _picture(size_hw: tuple[int, int]) -> np.ndarray:
 
 
 def _ours(settings: BenchSettings, size_hw: tuple[int, int]) -> Callable[[], dict[str, float]]:
-    backend = CrowdBackend(load_backend(settings.model, "onnxruntime", settings.threads))
+    backend = CrowdBackend(load_backend(settings.model, "onnxruntime", settings.threads, device="cpu"))
     backend.answer = outputs_of(made_truth(PEOPLE, size_hw))
     image, letterbox, options = _picture(size_hw), Letterbox.fit(size_hw, size_hw), PipelineOptions()
 

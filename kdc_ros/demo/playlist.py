@@ -82,7 +82,8 @@ def from_input(source: str, seconds: float) -> list[Clip]:
     or spaces, as a shell's `*.jpg` in `make demo INPUT="..."` ends up. Raises PlaylistError.
     """
     clips = [clip for path in _paths(source) for clip in _clips(path, seconds)]
-    return [_renamed(clip, i, clips) for i, clip in enumerate(clips)]
+    taken = {"overview", *(clip.name for clip in clips)}  # the overview is the demo's own
+    return [_renamed(clip, clips, taken) for clip in clips]
 
 
 def _paths(source: str) -> list[Path]:
@@ -158,9 +159,10 @@ def _shrunk(picture: np.ndarray) -> np.ndarray:
     return cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
 
 
-def _renamed(clip: Clip, index: int, clips: list[Clip]) -> Clip:
-    """Pictures of the same name from different folders get a number."""
-    same = [i for i, other in enumerate(clips) if other.name == clip.name]
-    if len(same) == 1:
+def _renamed(clip: Clip, clips: list[Clip], taken: set[str]) -> Clip:
+    """Pictures of the same name from different folders get a number that no other has; `taken` grows."""
+    if clip.name != "overview" and sum(other.name == clip.name for other in clips) == 1:
         return clip
-    return Clip(f"{clip.name}_{same.index(index) + 1}", clip.fps, clip.encoding, clip.moving, clip.frames)
+    name = next(n for n in (f"{clip.name}_{i}" for i in itertools.count(1)) if n not in taken)
+    taken.add(name)
+    return Clip(name, clip.fps, clip.encoding, clip.moving, clip.frames)

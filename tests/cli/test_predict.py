@@ -105,6 +105,37 @@ def test_bad_inputs_are_named_and_the_rest_is_done(
 
 
 @pytest.mark.usefixtures("stub_pipeline")
+def test_nothing_of_the_users_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither inputs that lie where the overlays go, nor earlier results by a mistyped name."""
+    out = tmp_path / "out"
+    inside = write_picture(out / "overlays" / "photo.png")
+    before = inside.read_bytes()
+    assert predict(out, inside) == predict(out, out / "overlays") == 1
+    assert "where the overlays go" in capsys.readouterr().err
+    assert inside.read_bytes() == before
+    assert predict(out, inside, "--no-overlay") == 0
+    kept = (out / "predictions.json").read_bytes()
+    assert len(kept) > 10
+    assert predict(out, tmp_path / "photoo.png") == 1
+    assert "photoo.png: no such file or folder" in capsys.readouterr().err
+    assert (out / "predictions.json").read_bytes() == kept
+
+
+@pytest.mark.usefixtures("stub_pipeline")
+def test_a_video_that_ends_early_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"MJPG"), 10, (128, 96))
+    for _ in range(30):
+        writer.write(np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8))
+    writer.release()
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 3])
+    assert predict(tmp_path / "out", clip, "--no-overlay") == 1
+    read = len(results(tmp_path / "out")[1])
+    assert 5 < read < 15
+    assert f"clip.avi ends after {read} of 30 frames" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("stub_pipeline")
 def test_same_names_do_not_overwrite_each_other(tmp_path: Path) -> None:
     files = [write_picture(tmp_path / folder / "5.jpg") for folder in ("a", "b")]
     assert predict(tmp_path / "out", *files, files[0]) == 0  # the first one named twice

@@ -43,6 +43,9 @@ def test_a_folder_and_several_pictures(tmp_path):
     assert [clip.name for clip in from_input(str(tmp_path / "a"), 10)] == ["x"]
     for text in (f"{first} {second}", f"{first},{second}"):
         assert [clip.name for clip in from_input(text, 10)] == ["x_1", "x_2"]
+    third, fourth = write_picture(tmp_path / "c/x_1.png"), write_picture(tmp_path / "c/overview.png")
+    names = [clip.name for clip in from_input(f"{first},{second},{third},{fourth}", 10)]
+    assert names == ["x_2", "x_3", "x_1", "overview_1"]
 
 
 def test_a_scan_is_shrunk_to_a_cameras_size(tmp_path):

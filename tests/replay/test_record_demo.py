@@ -112,6 +112,19 @@ def test_one_line_says_what_is_wrong(tmp_path, capsys, arguments, cause):
     assert not (tmp_path / "new").exists()
 
 
+def test_nothing_stays_behind_of_a_bag_that_could_not_be_finished(tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        assert cv2.imwrite(str(folder / name), np.full((48, 64, 3), 90, np.uint8))
+    (folder / "b.jpg").write_bytes((folder / "b.jpg").read_bytes()[:-50])
+    assert record("--out", tmp_path / "bag", "--input", folder) == 1
+    assert "b.jpg ends early" in capsys.readouterr().err
+    assert not (tmp_path / "bag").exists()
+    (folder / "b.jpg").unlink()
+    assert record("--out", tmp_path / "bag", "--input", folder) == 0
+
+
 def test_the_sample_is_whole_and_small(repository):
     sample = repository / "samples" / "walk"
     size = sum(path.stat().st_size for path in (repository / "samples").rglob("*") if path.is_file())
