@@ -77,7 +77,7 @@ def test_program_on_several_sizes(exported: tuple[KDCNet, ModelSpec, Path]) -> N
 def test_people_of_the_shipped_file_are_torchs(shipped_model: Path, repository: Path) -> None:
     """Torch's fields and the reference decoder against the graph, people by people, square and not."""
     data = pytest.importorskip("skimage.data")
-    config = TrainConfig.load(repository / "configs" / "mobile_slim.yaml")
+    config = TrainConfig.load(repository / "configs" / "mobile_masks.yaml")
     network = KDCNet(config.network()).eval()
     load_exported(network, shipped_model)
     photo = np.ascontiguousarray(data.astronaut())
