@@ -63,7 +63,7 @@ def test_eight_bits_as_tensorrt_takes_them(shipped_model: Path, tmp_path: Path, 
     reference, backend = load_backend(shipped_model, "onnxruntime"), load_backend(twin, "onnxruntime")
     assert backend.spec == reference.spec
     parity = compare(comparable_pipeline(reference), comparable_pipeline(backend), photos[:1])
-    assert parity.people == 1 and parity.missed == 0 and parity.oks > 0.8
+    assert parity.people == 1 and parity.missed == 0 and parity.oks > 0.7
 
 
 def test_too_few_pictures_are_no_calibration(shipped_model: Path, tmp_path: Path) -> None:
