@@ -18,7 +18,7 @@ from kdc_model.config import TrainConfig
 from kdc_model.data.dataset import Batch, StepDataset, StepSampler, collate
 from kdc_model.losses import all_losses
 from kdc_model.network import KDCNet
-from kdc_model.train import training_dataset
+from kdc_model.training_data import training_dataset
 
 
 @dataclass

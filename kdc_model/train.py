@@ -8,31 +8,27 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import cv2
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from kdc_core.images import UnreadableImageError
 from kdc_model import distributed
 from kdc_model.checkpoint import load_checkpoint
 from kdc_model.config import ConfigError, TrainConfig
-from kdc_model.data.augment import WarpRange
-from kdc_model.data.coco import AnnotationError, ImageRecord, add_pseudo_masks, load_records
-from kdc_model.data.dataset import Batch, Mixing, PeopleDataset, StepDataset, StepSampler, collate
+from kdc_model.data.dataset import Batch, collate
 from kdc_model.from_onnx import unfold_norms
 from kdc_model.losses import all_losses
 from kdc_model.network import KDCNet
 from kdc_model.pretrained import initialise
 from kdc_model.run_log import RunLog, write_curves
+from kdc_model.training_data import batches, training_dataset
 from kdc_model.validation import Validation
 
 logger = logging.getLogger(__name__)
@@ -114,25 +110,6 @@ class Trainer:
         """Train to the end (or a signal); returns the last checkpoint. Raises NonFiniteLoss."""
         config = self.config
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
-        remaining = max(0, self.total_steps - self.step) * config.batch_size
-        loader = DataLoader(
-            StepDataset(self.dataset, config.batch_size, config.input_sizes),
-            batch_size=config.batch_size // distributed.world_size(),
-            sampler=StepSampler(
-                len(self.dataset),
-                config.seed,
-                self.step * config.batch_size,
-                remaining,
-                distributed.rank(),
-                distributed.world_size(),
-            ),
-            num_workers=config.workers,
-            collate_fn=collate,
-            pin_memory=self.device.type == "cuda",
-            persistent_workers=False,
-            prefetch_factor=4 if config.workers else None,
-            worker_init_fn=_quiet_worker,
-        )
         first = distributed.rank() == 0
         log = RunLog(self.out, self.step) if first else None
         saved = asked = time.monotonic()
@@ -147,7 +124,8 @@ class Trainer:
                 self._validate()
             # Adam's moments and faint gradients decay into denormal numbers, with which a CPU is many times slower.
             torch.set_flush_denormal(True)
-            for batch in stack.enter_context(contextlib.closing(_batches(loader))):
+            steps = batches(self.dataset, config, self.step, self.total_steps, self.device)
+            for batch in stack.enter_context(contextlib.closing(steps)):
                 got = time.monotonic()
                 terms = self.train_step(batch.to(self.device))
                 done = time.monotonic()
@@ -318,43 +296,6 @@ class Means:
         return out
 
 
-def training_records(config: TrainConfig) -> list[ImageRecord]:
-    """All the training images of a configuration."""
-    records = []
-    for i, (file, images) in enumerate(zip(config.train_annotations, config.train_images)):
-        part = load_records(Path(file), Path(images))
-        if missing := [r.path for r in part if not r.path.is_file()]:
-            raise FileNotFoundError(
-                f"{len(missing)} of the {len(part)} pictures of {file} are not there, for one {missing[0]}"
-            )
-        if config.pseudo_masks and config.pseudo_masks[i]:
-            part = add_pseudo_masks(part, Path(config.pseudo_masks[i]), config.pseudo_mask_quality)
-        records += [r for r in part if r.crowd_prob <= config.max_crowd_prob]
-    if not records:
-        raise ConfigError(f"there is no picture to train on in {', '.join(config.train_annotations)}")
-    return records
-
-
-def training_dataset(config: TrainConfig) -> PeopleDataset:
-    """All the training samples of a configuration, augmented."""
-    return PeopleDataset(
-        training_records(config),
-        config.input_sizes[0],
-        config.stride,
-        config.disk_radius(),
-        WarpRange(
-            config.long_side,
-            config.scale_range,
-            config.rotation_deg,
-            config.flip,
-            config.max_enlargement or math.inf,
-        ),
-        config.colour,
-        config.seed,
-        Mixing(config.copy_paste, config.mosaic, config.blur, config.blur_px),
-    )
-
-
 def computes_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 by itself; where it does not, mixed precision would be slower."""
     if device.type == "cuda":
@@ -395,35 +336,3 @@ def _schedule(step: int, warmup: int, total: int) -> float:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, total - warmup)
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-
-
-def _batches(loader: DataLoader[Any]) -> Generator[Batch, None, None]:
-    """A loader's batches; its processes have ended when this is closed.
-
-    They ignore signals (see `_quiet_worker`) and would outlive an error: Python waits for them at its end.
-    """
-    batches = iter(loader)
-    try:
-        yield from batches
-    except (AnnotationError, UnreadableImageError, FileNotFoundError) as error:
-        # A worker's error comes as the whole traceback there.
-        raise type(error)(str(error).strip().rpartition("\n")[2].removeprefix(_qualified_name(error) + ": ")) from None
-    finally:
-        if shut_down := getattr(batches, "_shutdown_workers", None):
-            shut_down()
-
-
-def _qualified_name(error: Exception) -> str:
-    kind = type(error)
-    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-
-
-def _quiet_worker(worker: int) -> None:
-    """OpenCV's threads in a loader process only fight over the cores; and the parent handles signals.
-
-    A service manager or a terminal signals the whole process group: a worker that died of it would take the
-    trainer along before it has saved.
-    """
-    cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

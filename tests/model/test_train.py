@@ -25,8 +25,8 @@ from kdc_model.train import (
     Trainer,
     _schedule,
     computes_bfloat16,
-    training_records,
 )
+from kdc_model.training_data import training_records
 
 
 @pytest.fixture
