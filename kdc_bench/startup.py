@@ -51,7 +51,8 @@ def _fresh_process(settings: BenchSettings) -> tuple[dict[str, float], dict[str,
         cwd=Path(__file__).resolve().parents[1],
     )
     if done.returncode != 0:
-        raise BenchError(f"the process that was to be measured failed: {done.stderr.strip().rpartition(chr(10))[2]}")
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise BenchError(f"the process that was to be measured failed: {last}")
     said = json.loads(done.stdout.splitlines()[-1])
     return {"python": (said["started"] - start) * 1e3, **said["stage_ms"]}, said["figures"]
 

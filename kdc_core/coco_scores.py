@@ -1,7 +1,7 @@
 """COCO's scores of people against annotations in memory: keypoint AP, mask AP, IoU of person pixels.
 
-The protocol is COCO's: keypoints by OKS with 20 detections an image, person masks ("segm", category 1) with
-100, ranked by the masks' own score. Needs pycocotools; only what scores something imports this module.
+The protocol is COCO's: keypoints by OKS with 20 detections an image, ranked by the person's score; person masks
+("segm", category 1) with 100, ranked by their own. Needs pycocotools; only what scores something imports this module.
 """
 
 from __future__ import annotations

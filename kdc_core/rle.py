@@ -92,6 +92,13 @@ def encode_labels(labels: np.ndarray, count: int) -> tuple[np.ndarray, list[np.n
 
 def decode_counts(counts: Iterable[int] | np.ndarray, height: int, width: int) -> np.ndarray:
     """Mask from run lengths, bool (height, width). Raises ValueError unless they fill it exactly."""
+    runs = checked_counts(counts, height, width)
+    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return np.ascontiguousarray(flat.reshape(width, height).T)
+
+
+def checked_counts(counts: Iterable[int] | np.ndarray, height: int, width: int) -> np.ndarray:
+    """Run lengths as int64 (R,). Raises ValueError unless they fill a mask of (height, width) exactly."""
     runs = np.asarray(counts if isinstance(counts, np.ndarray) else list(counts))
     if runs.size == 0:
         runs = np.zeros(0, np.int64)
@@ -107,8 +114,7 @@ def decode_counts(counts: Iterable[int] | np.ndarray, height: int, width: int) -
         raise ValueError(
             f"RLE counts add up to {runs.sum()}, a mask of {height} x {width} has {height * width}"
         )
-    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return np.ascontiguousarray(flat.reshape(width, height).T)
+    return runs
 
 
 def to_coco(mask: np.ndarray) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import math
@@ -117,15 +116,14 @@ class Trainer:
         progress = tqdm(
             total=self.total_steps, initial=self.step, unit="step", mininterval=2.0, disable=not first
         )
-        stack = contextlib.ExitStack()
+        steps = batches(self.dataset, config, self.step, self.total_steps, self.device)
         try:
             # Only the first process has the scores' file.
             if self._validation and distributed.gathered(self._validation.missed(self.step, self.total_steps))[0]:
                 self._validate()
             # Adam's moments and faint gradients decay into denormal numbers, with which a CPU is many times slower.
             torch.set_flush_denormal(True)
-            steps = batches(self.dataset, config, self.step, self.total_steps, self.device)
-            for batch in stack.enter_context(contextlib.closing(steps)):
+            for batch in steps:
                 got = time.monotonic()
                 terms = self.train_step(batch.to(self.device))
                 done = time.monotonic()
@@ -148,7 +146,7 @@ class Trainer:
                     break
                 asked = time.monotonic()
         finally:
-            stack.close()
+            steps.close()
             torch.set_flush_denormal(False)  # it is the whole thread's, not only ours
             progress.close()
             if log is not None:

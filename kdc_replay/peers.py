@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kdc_core.tracking import FrameTracks, Tracker, TrackerOptions, TrackState
+from kdc_core.tracking import Tracker, TrackerOptions, TrackState
 from kdc_replay.scenes.sequences import Frame
 
 INSTALL_HINT = "pip install supervision rich && pip install --no-deps trackers"
@@ -39,7 +39,7 @@ def run_kdc(frames: Sequence[Frame], options: TrackerOptions | None = None) -> l
     tracker = Tracker(options)
     answers = []
     for frame in frames:
-        tracks = FrameTracks.of(tracker.update(frame.people, frame.stamp_s), tracker.unseen)
+        tracks = tracker.frame(frame.people, frame.stamp_s)
         hidden = [track for track in tracks.unseen if track.state == TrackState.OCCLUDED]
         answers.append(
             Answer(

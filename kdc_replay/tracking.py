@@ -15,5 +15,4 @@ class RunTracker:
 
     def update(self, people: People, time_ns: int) -> FrameTracks:
         """Identities of the people of the frame of `time_ns`."""
-        tracked = self._tracker.update(people, time_ns * 1e-9)
-        return FrameTracks.of(tracked, self._tracker.unseen)
+        return self._tracker.frame(people, time_ns * 1e-9)

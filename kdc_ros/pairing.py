@@ -24,7 +24,7 @@ CHOICES = (APPROXIMATE, EXACT)
 # Of each kind at least, more for a long slop; beyond that the oldest colour frame goes on alone.
 QUEUE_SIZE = 10
 _FASTEST_HZ = 60
-_PERIODS = 9  # of the depth images, to know theirs by
+_PERIODS = 9  # of a stream, to know its own by
 
 Colour: TypeAlias = Image | CompressedImage
 

@@ -30,5 +30,4 @@ class TrackIds:
             self._tracker.reset()
         if not enabled:
             return FrameTracks.untracked(len(people))
-        tracked = self._tracker.update(people, stamp_s)
-        return FrameTracks.of(tracked, self._tracker.unseen)
+        return self._tracker.frame(people, stamp_s)

@@ -11,7 +11,7 @@ from kdc_core.tracking import association
 from kdc_core.tracking.detections import Detections
 from kdc_core.tracking.options import TrackerOptions
 from kdc_core.tracking.tracks import TrackTable
-from kdc_core.tracking.types import Track, TrackedPeople, TrackerCounts, TrackState
+from kdc_core.tracking.types import FrameTracks, Track, TrackedPeople, TrackerCounts, TrackState
 from kdc_core.types import People
 
 MAX_ID = np.iinfo(np.int32).max
@@ -98,6 +98,11 @@ class Tracker:
         self.counts.frames += 1
         self.counts.duplicates += int(duplicates.sum())
         return result
+
+    def frame(self, people: People, stamp_s: float) -> FrameTracks:
+        """`update`, with the people who are away, in the form in which it is published."""
+        tracked = self.update(people, stamp_s)
+        return FrameTracks.of(tracked, self.unseen)
 
     def _follow(
         self,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from kdc_core.rle import expand_counts
+from kdc_core.rle import checked_counts, expand_counts
 from kdc_core.skeleton import KEYPOINT_NAMES, NUM_KEYPOINTS
 
 PERSON_CATEGORY = 1
@@ -288,11 +288,12 @@ def _segmentation(where: str, value: Any, image_hw: tuple[int, int]) -> list[lis
         )
     # pycocotools decodes counts that end early from whatever lies in memory.
     try:
-        runs = expand_counts(counts) if isinstance(counts, str) else counts
-        if any(not isinstance(run, int) or run < 0 for run in runs) or sum(runs) != size[0] * size[1]:
-            raise ValueError(f"they must be whole numbers that add up to {size[0]} x {size[1]}")
+        checked_counts(expand_counts(counts) if isinstance(counts, str) else counts, *image_hw)
     except ValueError as error:
-        raise AnnotationError(f"{where}: the segmentation's counts {counts!r:.80} are not an RLE: {error}") from error
+        raise AnnotationError(
+            f"{where}: the segmentation's counts {counts!r:.80} are not an RLE: they must be whole numbers that "
+            f"add up to {size[0]} x {size[1]} ({error})"
+        ) from error
     return {"size": size, "counts": counts.encode() if isinstance(counts, str) else counts}
 
 

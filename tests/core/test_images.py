@@ -63,6 +63,17 @@ def test_files_and_messages_that_end_early_are_refused(tmp_path):
             decode_compressed(part, "jpeg")
 
 
+def test_a_photo_is_turned_as_its_tag_says_or_left_as_stored(tmp_path):
+    # The shortest EXIF there is: big-endian TIFF with one entry, orientation (0x0112) 6: turn it clockwise.
+    tag = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    whole = encoded(NOISE)
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(whole[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2, "big") + tag + whole[2:])
+    stored = read_rgb(path, upright=False)
+    assert stored.shape == NOISE.shape
+    assert np.array_equal(read_rgb(path), np.rot90(stored, -1))
+
+
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tiff", ".ppm", ".webp"])
 def test_other_formats(tmp_path, suffix):
     path = tmp_path / f"photo{suffix}"

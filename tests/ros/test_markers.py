@@ -47,6 +47,27 @@ def test_each_person_has_joints_bones_and_a_label():
     serialize_message(message)
 
 
+def test_labels_where_the_lens_model_knows_no_way():
+    """A wide lens: the label of somebody whose box begins beyond it stands at the highest joint in view; or nowhere."""
+    wide = CameraModel(286, 286, 420, 400, (-0.0087, 0.0412, -0.0385, 0.0067), "equidistant")
+    people = random_people(2, (800, 848), masks=False)
+    people.boxes_xyxy[:, :2] = 1.0  # the picture's corner, beyond 90 degrees
+    people.keypoint_scores[:] = 0.9
+    people.keypoints_xy[0] = np.stack([np.linspace(400, 440, 17), np.linspace(300, 500, 17)], axis=1)
+    people.keypoints_xy[1] = 2.0
+    message = MarkerBuilder(0.2).build(people, np.array([7, 9]), HEADER, wide)
+    assert by_action(message, Marker.ADD) == {(n, 7) for n in ("joints", "bones", "labels")}
+    assert by_action(message, Marker.DELETE) == {(n, 9) for n in ("joints", "bones", "labels")}
+    label = next(m for m in message.markers if (m.ns, m.id) == ("labels", 7))
+    highest = wide.to_plane(people.keypoints_xy[0, 0], PLANE_DEPTH_M)
+    assert label.pose.position.x == pytest.approx(highest[0])
+    assert highest[1] - 0.5 < label.pose.position.y < highest[1]
+    for marker in message.markers:
+        place = marker.pose.position
+        assert np.isfinite([place.x, place.y, place.z]).all()
+    serialize_message(message)
+
+
 def test_who_leaves_is_deleted_once():
     builder = MarkerBuilder()
     people = random_people(2, IMAGE_HW, masks=False)
