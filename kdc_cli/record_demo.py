@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
                     known = True
                 written += 1
                 bar.update()
-    except Exception:
+    except BaseException:  # Ctrl-C, too
         # Half a bag looks like a whole one, and would be in the way of the next try.
         shutil.rmtree(args.out, ignore_errors=True)
         raise

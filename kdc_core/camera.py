@@ -10,8 +10,8 @@ import numpy as np
 
 # Names of sensor_msgs/distortion_models.hpp. The first two share OpenCV's parameters (5 and 8 of them).
 _OPENCV_MODELS = ("plumb_bob", "rational_polynomial")
-_FISHEYE_MODELS = ("equidistant", "fisheye")
-DISTORTION_MODELS = (*_OPENCV_MODELS, *_FISHEYE_MODELS)
+FISHEYE_MODELS = ("equidistant", "fisheye")
+DISTORTION_MODELS = (*_OPENCV_MODELS, *FISHEYE_MODELS)
 # Undistorting is iterative: at a wide picture's edge it may end somewhere else; elsewhere it errs by 0.01 px.
 _ROUND_TRIP_PX = 1.0
 _ITERATIONS = 40
@@ -45,7 +45,7 @@ class CameraModel:
             return
         if self.model not in DISTORTION_MODELS:
             raise ValueError(f"distortion model '{self.model}' is not one of {', '.join(DISTORTION_MODELS)}")
-        allowed = (4,) if self.model in _FISHEYE_MODELS else (4, 5, 8, 12, 14)
+        allowed = (4,) if self.model in FISHEYE_MODELS else (4, 5, 8, 12, 14)
         if len(self.distortion) not in allowed:
             raise ValueError(f"'{self.model}' has {allowed} coefficients, got {len(self.distortion)}")
 
@@ -81,7 +81,7 @@ class CameraModel:
         xy = np.asarray(xy, np.float64)
         if self.distortion:
             flat = np.ascontiguousarray(xy.reshape(-1, 1, 2))
-            undistort = cv2.fisheye.undistortPoints if self.model in _FISHEYE_MODELS else _undistort
+            undistort = cv2.fisheye.undistortPoints if self.model in FISHEYE_MODELS else _undistort
             coefficients = np.array(self.distortion)
             known = np.isfinite(flat).all(axis=(1, 2))
             normalised = np.full_like(flat, np.nan)
@@ -117,7 +117,7 @@ class CameraModel:
         known = np.isfinite(flat).all(axis=(1, 2))
         pixels = np.full((len(flat), 1, 2), np.nan)
         if known.any():
-            function = cv2.fisheye.projectPoints if self.model in _FISHEYE_MODELS else cv2.projectPoints
+            function = cv2.fisheye.projectPoints if self.model in FISHEYE_MODELS else cv2.projectPoints
             zero = np.zeros(3)
             pixels[known] = function(flat[known], zero, zero, self.matrix, np.array(self.distortion))[0].reshape(
                 -1, 1, 2

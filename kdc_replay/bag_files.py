@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ METADATA_NAME = "metadata.yaml"
 STORAGE_SUFFIXES = (".mcap", ".db3")
 # rosbag2 writes .zstd, the zstd tool .zst.
 _COMPRESSED_SUFFIXES = (".zstd", ".zst")
+# Of a file's content: so many pieces, from its first byte to its last, tell recordings of the same size apart.
+_PIECES, _PIECE_BYTES = 16, 1 << 18
 
 
 class BagError(Exception):
@@ -30,6 +33,7 @@ class BagFiles:
     names:         what to call each in messages (a path below a temporary folder says nothing).
     topic_counts:  messages of each topic as the metadata has it; empty without metadata.
     size_bytes:    size of each file as it was recorded, compressed or not.
+    fingerprints:  of the content of each file as it was recorded (see `fingerprint`).
     notes:         what is odd about the recording, one line each.
     """
 
@@ -38,6 +42,7 @@ class BagFiles:
     names: list[str] = field(default_factory=list)
     topic_counts: dict[str, int] = field(default_factory=dict)
     size_bytes: list[int] = field(default_factory=list)
+    fingerprints: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     _temporary: TemporaryDirectory | None = None
 
@@ -59,6 +64,7 @@ class BagFiles:
         self.files.append(ready)
         self.names.append(path.name)
         self.size_bytes.append(path.stat().st_size)
+        self.fingerprints.append(fingerprint(path))
         log = path.with_name(path.name + "-wal")
         if log.is_file() and log.stat().st_size:
             self.notes.append(f"{log.name} holds messages that were never merged into {path.name}; they are not read")
@@ -118,6 +124,20 @@ def _folder_without_metadata(path: Path, problem: str) -> BagFiles:
     for file in files:
         bag._add(file)
     return bag
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of pieces spread over a file (of all of it up to 4 MiB), in hexadecimal: a large bag takes no longer."""
+    size = path.stat().st_size
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        if size <= _PIECES * _PIECE_BYTES:
+            digest.update(file.read())
+        else:
+            for piece in range(_PIECES):
+                file.seek((size - _PIECE_BYTES) * piece // (_PIECES - 1))
+                digest.update(file.read(_PIECE_BYTES))
+    return digest.hexdigest()
 
 
 def _is_storage(path: Path) -> bool:

@@ -99,7 +99,7 @@ class BagReader:
     """A recording: a bag folder, or a single .mcap or .db3 file. Use as a context manager.
 
     name:  the recording's name.
-    files: (name, size in bytes) of each storage file as recorded.
+    files: (name, size in bytes, fingerprint of the content) of each storage file as recorded.
     notes: what is odd or damaged, one line each; complete once the frames have been read to the end.
 
     Raises BagError where nothing can be read.
@@ -108,7 +108,7 @@ class BagReader:
     def __init__(self, path: Path) -> None:
         self._files = open_files(path)
         self.name = self._files.name
-        self.files = list(zip(self._files.names, self._files.size_bytes))
+        self.files = list(zip(self._files.names, self._files.size_bytes, self._files.fingerprints))
         self._storages = [StorageFile(file, name) for file, name in zip(self._files.files, self._files.names)]
         self.topics = self._find_topics()
         self._read_notes: list[str] = []

@@ -58,6 +58,7 @@ def open_run(folder: Path, identity: dict[str, Any], overwrite: bool) -> tuple[d
     """
     existing = _existing_run(folder)
     if existing is None:
+        (folder / (RUN_NAME + _PART)).unlink(missing_ok=True)  # of a run that could not even begin
         if any(folder.iterdir()):
             raise RunFolderError(f"{folder} is not empty, and holds no run: name another folder with --out")
     elif overwrite:

@@ -113,7 +113,9 @@ def _identity(
         "format_version": FORMAT_VERSION,
         "kdc_version": kdc_core.__version__,
         "bags": [bag.name],
-        "files": [{"name": name, "bytes": size} for name, size in bag.files],
+        "files": [
+            {"name": name, "bytes": size, "fingerprint": content} for name, size, content in bag.files
+        ],
         "topic": topic,
         "model": {"file": model.name, "sha256": sha256_of(model)},
         "backend": pipeline.backend_name,

@@ -10,6 +10,7 @@ from std_msgs.msg import Header
 
 from kdc_core.positions import Positions, PositionSource, body_rotation
 from kdc_ros.body_names import body_frame
+from kdc_ros.stamps import stamp_ns
 
 # As tf2_ros broadcasts.
 TF_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=100, reliability=ReliabilityPolicy.RELIABLE)
@@ -19,9 +20,9 @@ def body_transforms(positions: Positions, track_ids: np.ndarray, header: Header,
     """A transform from the camera's optical frame to each tracked person whose place is known.
 
     x forward, y left, z up (see `body_rotation`). track_ids: int (N,), 0 = not tracked: such people have no frame.
-    Without a frame_id in the header there is none to hang them on.
+    Without a frame_id in the header there is none to hang them on; without a stamp, TF would keep the first for good.
     """
-    if not header.frame_id:
+    if not header.frame_id or stamp_ns(header.stamp) is None:
         return []
     return [
         TransformStamped(

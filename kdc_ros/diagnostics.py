@@ -134,6 +134,7 @@ def _input(report: Report, settings: Settings) -> tuple[bytes, str, dict[str, st
         "rate (Hz)": f"{now.input_rate_hz:.1f}",
         "received": str(now.received),
         "dropped: superseded": str(now.superseded),
+        "dropped: discarded": str(now.discarded),
         "dropped: malformed": str(now.rejected.total()),
         "dropped: failed": str(now.failed),
         "dropped: too old": str(now.too_old),

@@ -59,8 +59,10 @@ class FrameProcessor:
         self._on_age = on_age
         self._order = StampOrder()
 
-    def process(self, pipeline: Pipeline, incoming: Incoming) -> None:
-        """Find the people in one frame and publish them."""
+    def process(
+        self, pipeline: Pipeline, incoming: Incoming, given_up: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Find the people in one frame and publish them, unless the work was given up while the network had it."""
         settings = self._settings()
         stamp = stamp_ns(incoming.message.header.stamp)
         if self._is_stale(stamp, settings):
@@ -75,7 +77,11 @@ class FrameProcessor:
             return
         frame = Frame(image, incoming.message.header, incoming.depth, incoming.camera_info)
         try:
-            result = self._find_and_publish(pipeline, frame, stamp, settings)
+            result = self._find(pipeline, frame, settings)
+            if given_up():  # another thread may be at work by now
+                self._statistics.count_discarded()
+                return
+            self._publish(frame, result, stamp, settings)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next frame may be fine again
             self._fail(error, image)
             return
@@ -109,18 +115,17 @@ class FrameProcessor:
         self._statistics.count_too_old()
         return True
 
-    def _find_and_publish(
-        self, pipeline: Pipeline, frame: Frame, stamp: int | None, settings: Settings
-    ) -> FrameResult:
+    def _find(self, pipeline: Pipeline, frame: Frame, settings: Settings) -> FrameResult:
         options = pipeline_options(settings, pipeline.options)
         if options != pipeline.options:
             pipeline.options = options
-        result = pipeline(frame.image)
+        return pipeline(frame.image)
+
+    def _publish(self, frame: Frame, result: FrameResult, stamp: int | None, settings: Settings) -> None:
         # A camera that stamps nothing still gets tracks, by the time of processing.
         seen_ns = stamp if stamp is not None else self._clock.now().nanoseconds
         tracks = self._track_ids.update(result.people, seen_ns * 1e-9, settings.tracking)
         self._outputs.publish(frame, result, tracks, settings)
-        return result
 
     def _reject(self, cause: str) -> None:
         cause = shortened(cause)

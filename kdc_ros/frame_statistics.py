@@ -28,6 +28,7 @@ class Snapshot:
 
     received, processed: frames that arrived, and that went through the network to the topics.
     superseded:          frames that a newer one replaced before the network was free for them.
+    discarded:           frames that waited for the network or their depth image when the work was paused or ended.
     rejected:            malformed frames, by cause.
     failed:              frames on which the pipeline itself failed.
     too_old:             frames older than `max_age_s`.
@@ -46,6 +47,7 @@ class Snapshot:
     received: int = 0
     processed: int = 0
     superseded: int = 0
+    discarded: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     failed: int = 0
     too_old: int = 0
@@ -106,6 +108,11 @@ class FrameStatistics:
     def count_superseded(self) -> None:
         """A newer frame replaced one that was still waiting."""
         self._count("superseded")
+
+    def count_discarded(self, frames: int = 1) -> None:
+        """Frames were waiting when the work was paused or ended."""
+        with self._lock:
+            self._counts["discarded"] += frames
 
     def count_rejected(self, cause: str) -> int:
         """A malformed frame was dropped. Returns how often that cause was seen."""

@@ -100,6 +100,8 @@ class Inputs:
                 pictures.close()
             for destroy, entity in self._entities:
                 destroy(entity)
+            if self._pairing is not None and (waiting := self._pairing.forget()):
+                self._statistics.count_discarded(waiting)
             self._pictures, self._entities = [], []
             self._pairing = self._pairing_timer = self._mailbox = None
             self._latched = False
@@ -182,9 +184,9 @@ class Inputs:
             self._statistics.count_superseded()
 
     def _calibration(self, message: Image | CompressedImage) -> CameraInfo | None:
-        """The calibration nearest in time. It hardly ever changes, so none is waited for."""
+        """The calibration nearest in time, the newest of equals. It hardly ever changes, so none is waited for."""
         calibrations = list(self._calibrations)
         stamp = stamp_ns(message.header.stamp)
         if not calibrations or stamp is None:
             return calibrations[-1] if calibrations else None
-        return min(calibrations, key=lambda info: abs((stamp_ns(info.header.stamp) or 0) - stamp))
+        return min(reversed(calibrations), key=lambda info: abs((stamp_ns(info.header.stamp) or 0) - stamp))

@@ -13,7 +13,7 @@ from kdc_core.image_encodings import ImageConversionError
 from kdc_core.lifting import LiftingOptions
 from kdc_core.positions import PositionOptions, Positions, locate_people
 from kdc_core.types import People
-from kdc_ros.camera import camera_from_info
+from kdc_ros.camera import camera_from_info, same_shape
 from kdc_ros.depth_conversion import depth_from_message
 from kdc_ros.frame import Frame
 from kdc_ros.frame_statistics import shortened
@@ -44,7 +44,7 @@ class Locator:
                     "no camera", "depth images, but no calibration (CameraInfo): nobody can be placed in space"
                 )
             return Located(Positions.unknown(len(people)), CameraModel.guess(image_hw))
-        positions = locate_people(people, camera, image_hw, self._depth(frame), _options(settings))
+        positions = locate_people(people, camera, image_hw, self._depth(frame, image_hw), _options(settings))
         return Located(positions, camera)
 
     def _camera(self, frame: Frame, image_hw: tuple[int, int], rectified: bool) -> CameraModel | None:
@@ -56,7 +56,7 @@ class Locator:
             self._tell(str(error), f"CameraInfo is not used: {error}")
             return None
 
-    def _depth(self, frame: Frame) -> np.ndarray | None:
+    def _depth(self, frame: Frame, image_hw: tuple[int, int]) -> np.ndarray | None:
         if frame.depth is None:
             return None
         frames = (frame.depth.header.frame_id, frame.header.frame_id)
@@ -67,10 +67,20 @@ class Locator:
                 "unless the depth is registered to the image",
             )
         try:
-            return depth_from_message(frame.depth)
+            depth = depth_from_message(frame.depth)
         except ImageConversionError as error:
             self._tell(str(error), f"the depth image is not used: {error}")
             return None
+        height, width = image_hw
+        if not same_shape(depth.shape, image_hw):
+            size = f"{depth.shape[1]} x {depth.shape[0]}"
+            self._tell(
+                f"depth of {size} for {width} x {height}",
+                f"the depth image is not used: it has {size} pixels, the image {width} x {height}; "
+                "is the depth registered to the image?",
+            )
+            return None
+        return depth
 
     def _tell(self, cause: str, text: str) -> None:
         # A sender of ever new nonsense must not fill memory and log.

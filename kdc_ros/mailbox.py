@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
 class Mailbox(Generic[T]):
-    """One slot between writers and one reader. A new item replaces an unread one, which is counted."""
+    """One slot between writers and one reader. A new item replaces an unread one, which is counted.
 
-    def __init__(self) -> None:
+    discarded: called for each unread item that `clear` or `close` removes.
+    """
+
+    def __init__(self, discarded: Callable[[], None] = lambda: None) -> None:
+        self._discarded = discarded
         self._changed = threading.Condition()
         self._item: T | None = None
         self._full = False
@@ -41,7 +46,7 @@ class Mailbox(Generic[T]):
     def clear(self) -> None:
         """Drop what is in it."""
         with self._changed:
-            self._item, self._full = None, False
+            self._discard()
 
     def wait_closed(self, timeout_s: float) -> bool:
         """Wait for the close; returns whether it came in time."""
@@ -52,8 +57,13 @@ class Mailbox(Generic[T]):
         """Drop what is in it and wake the reader; nothing goes in any more."""
         with self._changed:
             self._closed = True
-            self._item, self._full = None, False
+            self._discard()
             self._changed.notify_all()
+
+    def _discard(self) -> None:
+        if self._full:
+            self._discarded()
+        self._item, self._full = None, False
 
     @property
     def closed(self) -> bool:

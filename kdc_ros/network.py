@@ -33,26 +33,37 @@ class Interrupted(RuntimeError):
 class Network:
     """Loads the pipeline, runs it on the newest frame of `mailbox`, and frees it.
 
-    process: called in the inference thread with the pipeline and each frame.
+    process: called in the inference thread with the pipeline and each frame, and a function that tells whether the work
+        was given up meanwhile: what comes of the frame then is nobody's any more.
     settings: asked when loading, and for the rate limit between frames.
     going_on: asked while waiting; False ends the wait.
+    discarded: told of each frame that nobody will look at: it waited when the work ended or was paused.
     """
 
     def __init__(
         self,
-        process: Callable[[Pipeline, Incoming], None],
+        process: Callable[[Pipeline, Incoming, Callable[[], bool]], None],
         settings: Callable[[], Settings],
         going_on: Callable[[], bool],
+        discarded: Callable[[], None] = lambda: None,
     ) -> None:
         self._process = process
         self._settings = settings
         self._going_on = going_on
+        self._discarded = discarded
         self._worker: InferenceWorker[Pipeline, Incoming] | None = None
         self._leaving: list[InferenceWorker[Pipeline, Incoming]] = []
         self._started_s: float | None = None
         self._loading = False
-        self._doing = ""
-        self.description: dict[str, str] = {}
+        # Each belongs to one mailbox: a load that was given up may still go on, and must not speak for the next one.
+        self._doing: tuple[Mailbox[Incoming], str] | None = None
+        self._described: tuple[Mailbox[Incoming], dict[str, str]] | None = None
+
+    @property
+    def description(self) -> dict[str, str]:
+        """What is loaded: model, network input, backend; empty while nothing is."""
+        described, mailbox = self._described, self.mailbox
+        return described[1] if described is not None and described[0] is mailbox else {}
 
     @property
     def mailbox(self) -> Mailbox[Incoming] | None:
@@ -78,17 +89,21 @@ class Network:
     @property
     def doing(self) -> str:
         """What a long preparation is at ("building the engine: ... 40 %"); "" while there is none."""
-        return self._doing if self._loading else ""
+        doing, mailbox = self._doing, self.mailbox
+        return doing[1] if self._loading and doing is not None and doing[0] is mailbox else ""
 
     def load(self) -> None:
         """Load it, unless it is. Raises StartupError when it cannot be, Interrupted when the process ends."""
         if self._worker is not None:
             return
-        mailbox: Mailbox[Incoming] = Mailbox()
-        worker = InferenceWorker(mailbox, self._load_pipeline, self._process, self._min_interval_s)
+        mailbox: Mailbox[Incoming] = Mailbox(self._discarded)
+
+        def process(pipeline: Pipeline, incoming: Incoming) -> None:
+            self._process(pipeline, incoming, lambda: worker in self._leaving)
+
+        worker = InferenceWorker(mailbox, lambda: self._load_pipeline(mailbox), process, self._min_interval_s)
         timeout_s = self._settings().load_timeout_s
         self._started_s = time.monotonic()
-        self._doing = ""
         self._worker, self._loading = worker, True
         try:
             worker.start()
@@ -111,7 +126,7 @@ class Network:
 
         The thread is let go either way: it frees the network whenever the call returns.
         """
-        worker, self._worker, self.description = self._worker, None, {}
+        worker, self._worker = self._worker, None
         if worker is None:
             return True
         self._leaving = [leaving for leaving in self._leaving if not leaving.stop(0.0)]
@@ -136,10 +151,11 @@ class Network:
         rate_hz = self._settings().max_rate_hz
         return 1.0 / rate_hz if rate_hz > 0 else 0.0
 
-    def _on_progress(self, doing: str, share: float) -> None:
-        self._doing = f"{doing}, {share:.0%}"
+    def _load_pipeline(self, mailbox: Mailbox[Incoming]) -> Pipeline:
+        def on_progress(doing: str, share: float) -> None:
+            if not mailbox.closed:
+                self._doing = (mailbox, f"{doing}, {share:.0%}")
 
-    def _load_pipeline(self) -> Pipeline:
         settings = self._settings()
         try:
             path = model_path(settings)
@@ -151,14 +167,12 @@ class Network:
                 long_side=settings.long_side or None,
                 precision=settings.precision,
                 engine_dir=Path(settings.engine_dir).expanduser() if settings.engine_dir else None,
-                progress=self._on_progress,
+                progress=on_progress,
             )
         except (ModelLoadError, ValueError) as error:  # ValueError: no such backend, no such input size
             raise StartupError(" ".join(str(error).split())) from error
         height, width = pipeline.spec.input_hw
-        self.description = {
-            "model": str(path),
-            "network input": f"{width} x {height}",
-            "backend": pipeline.backend_name,
-        }
+        if not mailbox.closed:
+            told = {"model": str(path), "network input": f"{width} x {height}", "backend": pipeline.backend_name}
+            self._described = (mailbox, told)
         return pipeline

@@ -43,7 +43,7 @@ from kdc_ros.monitor import FrameMonitor
 from kdc_ros.network import Interrupted, Network, StartupError
 from kdc_ros.outputs import Outputs
 from kdc_ros.parameters import ACTIVE, LOADED, NodeParameters, SettingsError
-from kdc_ros.qos import MismatchLog
+from kdc_ros.qos import MismatchLog, has_incompatible_peer
 from kdc_ros.tracking import TrackIds
 
 # A frame in the network is waited for when the process ends; a native call that takes longer is abandoned.
@@ -107,14 +107,17 @@ class PeopleNode(LifecycleMixin, Node):
         self._subscribing = threading.Lock()
         self._inputs: Inputs | None = None
         self._monitor: FrameMonitor | None = None
-        self._mismatches = MismatchLog(self.get_logger())
+        self._mismatches = MismatchLog(self.get_logger(), lambda topic: has_incompatible_peer(self, topic))
         self._departures = Departures()
         self._calibrations: deque[CameraInfo] = deque(maxlen=KEPT_CALIBRATIONS)
         self._statistics = FrameStatistics()
         self._outputs = Outputs(self, self._mismatches)
         self._latency = LatencyOutput(self, self._mismatches)
         self._track_ids = TrackIds()
-        self._network = Network(self._new_processor().process, self.parameters.current, self.context.ok)
+        self._network = Network(
+            self._new_processor().process, self.parameters.current, self.context.ok,
+            self._statistics.count_discarded,
+        )
         self._health = Health(self, self._statistics, self._mismatches, platform.node())
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(Trigger, "~/reset_tracking", self._on_reset_tracking)
@@ -162,8 +165,7 @@ class PeopleNode(LifecycleMixin, Node):
         self._outputs.activate()
         self._latency.activate()
         self._unsubscribe()  # from whatever ~/enable made while the last deactivation was under way
-        if self._enabled:
-            self._subscribe()
+        self._subscribe_if_enabled()
         return SUCCESS
 
     @_told
@@ -267,9 +269,9 @@ class PeopleNode(LifecycleMixin, Node):
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         self._enabled = bool(request.data)
-        if self.state_label == "active":
+        if self.state_label in ("active", "activating"):
             if self._enabled:
-                self._subscribe()
+                self._subscribe_if_enabled()
             else:
                 self._unsubscribe()
                 if (mailbox := self._network.mailbox) is not None:
@@ -291,16 +293,20 @@ class PeopleNode(LifecycleMixin, Node):
             return self._network.loaded
         return phase == ACTIVE and self.state_label in ("active", "activating")
 
-    def _subscribe(self) -> None:
+    def _subscribe_if_enabled(self) -> None:
         with self._subscribing:
             mailbox = self._network.mailbox
-            if self._inputs is not None or mailbox is None:
+            if self._inputs is not None or mailbox is None or not self._enabled:
                 return
             settings = self.parameters.current()
             inputs = Inputs(
                 self, settings, self._statistics, self._mismatches, self._departures, self._calibrations
             )
-            inputs.open(mailbox)
+            try:
+                inputs.open(mailbox)
+            except Exception:
+                inputs.close()  # of the part that was made
+                raise
             self._monitor = FrameMonitor(
                 inputs.topic_name,
                 self._statistics,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import geometry_msgs.msg
@@ -61,11 +62,23 @@ class Outputs:
     def activate(self) -> None:
         """Create the publishers."""
 
+        made: list[Publisher] = []
+
         def publisher(kind: type, topic: str, qos: QoSProfile) -> Publisher:
-            return create_publisher(self._node, kind, topic, qos, self._mismatches)
+            made.append(create_publisher(self._node, kind, topic, qos, self._mismatches))
+            return made[-1]
 
         self._marker_builder.reset()
-        self._publishers = _Publishers(
+        try:
+            self._publishers = self._create(publisher)
+        except Exception:  # an override that makes no sense
+            for part in made:
+                self._node.destroy_publisher(part)
+            raise
+
+    @staticmethod
+    def _create(publisher: Callable[[type, str, QoSProfile], Publisher]) -> _Publishers:
+        return _Publishers(
             poses=publisher(PoseArray, "~/poses", RESULTS),
             roots=publisher(geometry_msgs.msg.PoseArray, "~/roots", RESULTS),
             frames=None if TFMessage is None else publisher(TFMessage, "/tf", TF_QOS),

@@ -118,6 +118,12 @@ class DepthPairing:
         while self._waiting:
             self._release(self._waiting.popleft().message, None)
 
+    def forget(self) -> int:
+        """Drop everything that waits; returns how many colour frames that were."""
+        count = len(self._waiting)
+        self._waiting.clear()
+        return count
+
     @property
     def waiting(self) -> bool:
         """Whether a colour frame waits for its depth image."""

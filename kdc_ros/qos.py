@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from typing import Any
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
@@ -12,9 +13,11 @@ from rclpy.publisher import Publisher
 from rclpy.qos import (
     DurabilityPolicy,
     HistoryPolicy,
+    QoSCompatibility,
     QoSPolicyKind,
     QoSProfile,
     ReliabilityPolicy,
+    qos_check_compatible,
     qos_policy_name_from_kind,
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -73,16 +76,43 @@ def create_publisher(
     )
 
 
-class MismatchLog:
-    """Logs an incompatible peer, once for each topic and policy, and remembers it for diagnostics."""
+def has_incompatible_peer(node: Node, topic: str) -> bool:
+    """Whether somebody on a topic (its full name) cannot exchange messages with the node."""
+    ours = (node.get_name(), node.get_namespace())
+    return any(
+        ours in ((sender.node_name, sender.node_namespace), (receiver.node_name, receiver.node_namespace))
+        and qos_check_compatible(sender.qos_profile, receiver.qos_profile)[0] == QoSCompatibility.ERROR
+        for sender in node.get_publishers_info_by_topic(topic)
+        for receiver in node.get_subscriptions_info_by_topic(topic)
+    )
 
-    def __init__(self, logger: RcutilsLogger) -> None:
+
+class MismatchLog:
+    """Logs an incompatible peer, once for each topic and policy, and remembers it for diagnostics while it is there.
+
+    there: asked whether a topic (its full name) still has one.
+    """
+
+    # The peer itself may be known to ROS's graph later than its mismatch is.
+    LEAST_S = 5.0
+
+    def __init__(
+        self,
+        logger: RcutilsLogger,
+        there: Callable[[str], bool] = lambda topic: True,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._logger = logger
-        self._told: dict[tuple[str, Any], str] = {}
+        self._there = there
+        self._now_s = now_s
+        self._told: dict[tuple[str, Any], tuple[float, str]] = {}
 
     def texts(self) -> list[str]:
-        """What was logged since the last `forget`."""
-        return list(self._told.values())
+        """What was logged since the last `forget`, of peers that are still there."""
+        for key, (told_s, _) in list(self._told.items()):
+            if self._now_s() - told_s >= self.LEAST_S and not self._there(key[0]):
+                self._told.pop(key, None)
+        return [text for _, text in list(self._told.values())]
 
     def forget(self) -> None:
         """Start afresh: topics are made anew."""
@@ -110,5 +140,5 @@ class MismatchLog:
             return
         policy = qos_policy_name_from_kind(event.last_policy_kind).lower()
         text = f"{peer} of '{topic}' has an incompatible QoS ({policy}): {consequence}"
-        self._told[(topic, event.last_policy_kind)] = text
+        self._told[(topic, event.last_policy_kind)] = (self._now_s(), text)
         self._logger.warning(text)

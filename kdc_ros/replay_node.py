@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import struct
 import tempfile
 import time
 from collections.abc import Iterator
@@ -33,7 +32,7 @@ from kdc_replay.runner import ReplayJob
 from kdc_ros.conversions import people_from_messages, tracks_from_message
 from kdc_ros.demo.processes import Process, camera_environment, isolate_ros, node_command
 from kdc_ros.image_conversion import rgb_to_message
-from kdc_ros.replay_player import TOPIC, Pace, Player
+from kdc_ros.replay_player import TOPIC, Pace, Player, with_stamp_ns
 from kdc_ros.stamps import Order, StampOrder
 
 # Loading may include building an engine for a GPU.
@@ -157,9 +156,9 @@ def _play(
         notes.append(f"{twice} frames were not published: another frame has the same stamp")
     if late:
         notes.append(f"{late} frames were not published: their stamps go back a little, and the node drops such frames")
-    records, faults = _answers(player, published, masks)
     if published and not player.poses:
         raise NodeReplayError(f"the node answered none of {len(published)} frames:\n{node.output()}")
+    records, faults = _answers(player, published, masks)
     return NodeReplay(rate, [f.index for f in published.values()], records, notes + faults)
 
 
@@ -190,18 +189,9 @@ def _recorded(bag: BagReader, run: Run) -> Iterator[tuple[RawFrame, RunFrame]]:
 def _message(raw: RawFrame, frame: RunFrame) -> Image | bytes:
     """The recorded message, or one with the decoded picture where it was compressed; stamped by the run's time."""
     if raw.message_type == IMAGE_TYPE:
-        return _stamped(raw.data, frame.time_ns) if frame.stamp_ns == 0 else bytes(raw.data)
+        return with_stamp_ns(raw.data, frame.time_ns) if frame.stamp_ns == 0 else bytes(raw.data)
     stamp = Time(sec=frame.time_ns // NS, nanosec=frame.time_ns % NS)
     return rgb_to_message(raw.decode().image, Header(stamp=stamp, frame_id=frame.frame_id))
-
-
-def _stamped(data: bytes, stamp_ns: int) -> bytes:
-    """A serialized message whose header comes first, with another stamp.
-
-    CDR: four bytes of encapsulation, whose second tells the byte order, then the stamp's seconds and nanoseconds.
-    """
-    order = "<" if data[1] & 1 else ">"
-    return data[:4] + struct.pack(f"{order}iI", stamp_ns // NS, stamp_ns % NS) + data[12:]
 
 
 def _answers(
@@ -210,10 +200,9 @@ def _answers(
     """Lines of node_frames.jsonl in the order of the bag, and what is wrong with the other answers."""
     records, faults = [], []
     for stamp_ns, frame in published.items():
-        poses = player.poses.get(stamp_ns)
+        poses, found = player.take(stamp_ns)
         if poses is None:
             continue
-        found = player.masks.get(stamp_ns)
         try:
             if masks and found is None:
                 raise ValueError("poses came without masks")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 
@@ -9,8 +10,8 @@ import rclpy
 from kdc.msg import InstanceMaskArray, PoseArray
 from rclpy.context import Context
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image
-from std_msgs.msg import Header
 
 from kdc_replay.bag_reader import NS
 from kdc_ros.spinning import SpinThread
@@ -23,17 +24,22 @@ _LONGEST_PAUSE_S = 10.0
 
 
 class Player:
-    """Publishes pictures, and keeps the node's answers with the time each one arrived."""
+    """Publishes pictures, and keeps the node's answers with the time each one arrived.
+
+    sent_ns, arrived_ns: time.monotonic_ns() of each picture and its poses, by the picture's stamp.
+    poses, masks:        the answers as they came (`take` hands them out), by stamp.
+    """
 
     def __init__(self, context: Context) -> None:
         self._node = rclpy.create_node("replay_player", context=context)
         self._images = self._node.create_publisher(Image, TOPIC, _IMAGES)
-        self._node.create_subscription(PoseArray, "kdc/poses", self._on_poses, _RESULTS)
-        self._node.create_subscription(InstanceMaskArray, "kdc/masks", self._on_masks, _RESULTS)
+        # As they come: a message of Python objects takes several times the memory.
+        self._node.create_subscription(PoseArray, "kdc/poses", self._on_poses, _RESULTS, raw=True)
+        self._node.create_subscription(InstanceMaskArray, "kdc/masks", self._on_masks, _RESULTS, raw=True)
         self.sent_ns: dict[int, int] = {}
         self.arrived_ns: dict[int, int] = {}
-        self.poses: dict[int, PoseArray] = {}
-        self.masks: dict[int, InstanceMaskArray] = {}
+        self.poses: dict[int, bytes] = {}
+        self.masks: dict[int, bytes] = {}
         self._changed = threading.Condition()
         self._spinning = SpinThread(self._node, context)
 
@@ -64,16 +70,25 @@ class Player:
                 lambda: stamp_ns in self.poses and (stamp_ns in self.masks or not masks), timeout_s
             )
 
-    def _on_poses(self, message: PoseArray) -> None:
-        now_ns = time.monotonic_ns()
+    def take(self, stamp_ns: int) -> tuple[PoseArray | None, InstanceMaskArray | None]:
+        """The answer to a picture, which is not kept any longer; None for what did not come."""
         with self._changed:
-            self.arrived_ns[_stamp_ns(message.header)] = now_ns
-            self.poses[_stamp_ns(message.header)] = message
+            poses, masks = self.poses.pop(stamp_ns, None), self.masks.pop(stamp_ns, None)
+        return (
+            None if poses is None else deserialize_message(poses, PoseArray),
+            None if masks is None else deserialize_message(masks, InstanceMaskArray),
+        )
+
+    def _on_poses(self, data: bytes) -> None:
+        now_ns, stamp_ns = time.monotonic_ns(), read_stamp_ns(data)
+        with self._changed:
+            self.arrived_ns[stamp_ns] = now_ns
+            self.poses[stamp_ns] = data
             self._changed.notify_all()
 
-    def _on_masks(self, message: InstanceMaskArray) -> None:
+    def _on_masks(self, data: bytes) -> None:
         with self._changed:
-            self.masks[_stamp_ns(message.header)] = message
+            self.masks[read_stamp_ns(data)] = data
             self._changed.notify_all()
 
 
@@ -98,5 +113,17 @@ class Pace:
             time.sleep(early_s)
 
 
-def _stamp_ns(header: Header) -> int:
-    return header.stamp.sec * NS + header.stamp.nanosec
+# CDR: four bytes of encapsulation, whose second tells the byte order, then the stamp's seconds and nanoseconds.
+def read_stamp_ns(data: bytes) -> int:
+    """The stamp of a serialized message whose header comes first, in nanoseconds."""
+    seconds, nanoseconds = struct.unpack_from(f"{_byte_order(data)}iI", data, 4)
+    return int(seconds) * NS + int(nanoseconds)
+
+
+def with_stamp_ns(data: bytes, stamp_ns: int) -> bytes:
+    """A serialized message whose header comes first, with another stamp."""
+    return data[:4] + struct.pack(f"{_byte_order(data)}iI", stamp_ns // NS, stamp_ns % NS) + data[12:]
+
+
+def _byte_order(data: bytes) -> str:
+    return "<" if data[1] & 1 else ">"

@@ -67,6 +67,7 @@ def _bridge(argument: str) -> Node:
         package="kdc",
         executable=f"kdc_{argument}_bridge",
         namespace=LaunchConfiguration("namespace"),
+        parameters=[LaunchConfiguration("params_file")],  # of which it takes body_prefix, use_sim_time
         remappings=[
             ("image", LaunchConfiguration("image")),
             ("kdc/poses", [LaunchConfiguration("name"), "/poses"]),

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import rclpy
 import rclpy.logging
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
@@ -107,6 +108,9 @@ def main(args: list[str] | None = None) -> int:
         camera.play()
     except (PlaylistError, PhotoError) as error:
         logger.fatal(str(error))
+        return 1
+    except ParameterException as error:
+        logger.fatal(" ".join(str(error).split()))
         return 1
     except (KeyboardInterrupt, ExternalShutdownException):
         pass

@@ -125,6 +125,19 @@ def test_nothing_stays_behind_of_a_bag_that_could_not_be_finished(tmp_path, caps
     assert record("--out", tmp_path / "bag", "--input", folder) == 0
 
 
+def test_nothing_stays_behind_of_an_interrupted_bag(tmp_path, monkeypatch):
+    frames = []
+
+    def write(bag, image, stamp_ns):
+        frames.append(stamp_ns)
+        if len(frames) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("kdc_replay.bag_writer.ImageBagWriter.write", write)
+    assert record("--out", tmp_path / "bag", "--frames", "5") == 130
+    assert not (tmp_path / "bag").exists()
+
+
 def test_the_sample_is_whole_and_small(repository):
     sample = repository / "samples" / "walk"
     size = sum(path.stat().st_size for path in (repository / "samples").rglob("*") if path.is_file())

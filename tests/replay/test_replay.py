@@ -133,6 +133,23 @@ def test_a_finished_run_is_left_alone(tmp_path, capsys):
     assert (run / "mine.txt").is_file()
 
 
+def test_another_recording_of_the_same_name_and_size_is_another_run(tmp_path, capsys):
+    one, two = write_bag(tmp_path / "a" / "walk", range(3)), write_bag(tmp_path / "b" / "walk", range(3, 6))
+    sizes = [[p.stat().st_size for p in sorted(bag.iterdir()) if p.suffix != ".yaml"] for bag in (one, two)]
+    assert sizes[0] == sizes[1]
+    assert replay(one, "--out", tmp_path / "run", *FAST) == 0
+    assert replay(two, "--out", tmp_path / "run", *FAST) == 1
+    assert "holds a run with other settings (files: " in capsys.readouterr().err
+
+
+def test_a_run_that_could_not_even_begin_can_begin_again(tmp_path):
+    bag = write_bag(tmp_path / "walk", range(2))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json.part").write_text('{"fini')  # the disk was full
+    assert replay(bag, "--out", tmp_path / "run", *FAST) == 0
+    assert not list((tmp_path / "run").glob("*.part"))
+
+
 def test_folders_that_are_no_runs_are_not_touched(tmp_path, capsys):
     bag = write_bag(tmp_path / "walk")
     folder = tmp_path / "mine"

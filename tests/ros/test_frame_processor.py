@@ -346,3 +346,12 @@ def test_depth_is_counted_when_it_is_asked_for(bench):
     bench.process(FakePipeline(), message())
     counts = bench.statistics.snapshot()
     assert (counts.paired, counts.unpaired) == (1, 1)
+
+
+def test_nothing_comes_of_a_frame_whose_work_was_given_up_meanwhile():
+    bench = Bench()
+    bench.processor.process(FakePipeline(standing_people()), Incoming(message()), lambda: True)
+    now = bench.statistics.snapshot()
+    assert bench.outputs.frames == [] and (now.processed, now.discarded, now.failed) == (0, 1, 0)
+    bench.process(FakePipeline(standing_people()), message())
+    assert bench.statistics.snapshot().processed == 1

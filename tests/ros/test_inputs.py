@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import cv2
 import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("onnx", reason="needs onnx")
+import rclpy
 from builtin_interfaces.msg import Time
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from kdc_ros.image_conversion import rgb_to_message
+from kdc_ros.inputs import Inputs
+from kdc_ros.qos import RESULTS, MismatchLog, create_publisher, has_incompatible_peer
+from tests.ros.fakes import FakeLogger
 from tests.ros.node_bench import ACTIVATE, CONFIGURE, DEACTIVATE, values
 from tests.ros.processes import EXCHANGE_TIMEOUT_S, wait_until
 
@@ -167,3 +174,38 @@ def test_quality_of_service_by_parameter(make_bench, canned_model):
         # The client listens to the poses; only the node's own side counts.
         assert wait_until(lambda told=told: len(told()) == 2, EXCHANGE_TIMEOUT_S)
         assert {info.qos_profile.durability for info in told()} == {durability}
+
+
+def test_of_calibrations_without_a_time_the_newest_holds():
+    calibrations = deque(CameraInfo(width=width) for width in (1, 2, 3))
+    inputs = Inputs(None, None, None, None, None, calibrations)
+    assert inputs._calibration(picture(5000)).width == 3
+    assert inputs._calibration(Image()).width == 3
+    calibrations.append(CameraInfo(header=at(4000), width=4))
+    calibrations.append(CameraInfo(header=at(9000), width=5))
+    assert inputs._calibration(picture(5000)).width == 4
+
+
+def test_an_incompatible_peer_that_has_gone_is_no_longer_told(ros):
+    node = rclpy.create_node("kept")
+    logger = FakeLogger()
+    now_s = [0.0]
+    log = MismatchLog(logger, lambda topic: has_incompatible_peer(node, topic), lambda: now_s[0])
+    peer = rclpy.create_node("passing")
+    publisher = create_publisher(node, CameraInfo, "told", RESULTS, log)
+    try:
+        peer.create_subscription(
+            CameraInfo, "told", print, QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        )
+        peer.create_subscription(CameraInfo, "other", print, 1)
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        assert wait_until(lambda: executor.spin_once(0.05) or log.texts(), EXCHANGE_TIMEOUT_S)
+        now_s[0] = log.LEAST_S
+        assert len(log.texts()) == 1 and "durability" in log.texts()[0]
+        peer.destroy_node()
+        assert wait_until(lambda: not log.texts(), EXCHANGE_TIMEOUT_S)
+        assert len(logger.lines) == 1
+    finally:
+        node.destroy_publisher(publisher)
+        node.destroy_node()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 
 import numpy as np
@@ -10,9 +11,13 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("onnx", reason="needs onnx")
 from std_msgs.msg import Header
+from std_srvs.srv import SetBool
 
 from kdc_core.pipeline import Pipeline
 from kdc_ros.image_conversion import rgb_to_message
+from kdc_ros.inputs import Inputs
+from kdc_ros.network import Network, StartupError
+from kdc_ros.parameters import Settings
 from tests.ros.node_bench import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, SHUTDOWN, values
 from tests.ros.processes import EXCHANGE_TIMEOUT_S, wait_until
 
@@ -226,3 +231,83 @@ def test_a_transition_that_is_not_possible_is_refused_by_every_rclpy(make_bench,
     assert not bench.change(CONFIGURE)
     assert bench.change(ACTIVATE)
     answers(bench)
+
+
+def test_a_pause_that_comes_during_the_activation_holds(make_bench, canned_model, monkeypatch):
+    bench = make_bench(model=str(canned_model), autostart=False)
+    assert bench.change(CONFIGURE)
+    opened = Inputs.open
+    asked: list[threading.Thread] = []
+
+    def open_while_it_is_paused(inputs, mailbox):
+        call = lambda: bench.node._on_enable(SetBool.Request(data=False), SetBool.Response())  # noqa: E731
+        asked.append(threading.Thread(target=call))
+        asked[0].start()
+        assert wait_until(lambda: not bench.node._enabled, EXCHANGE_TIMEOUT_S)
+        opened(inputs, mailbox)
+
+    monkeypatch.setattr(Inputs, "open", open_while_it_is_paused)
+    assert bench.change(ACTIVATE)
+    asked[0].join(EXCHANGE_TIMEOUT_S)
+    assert bench.state() == "active"
+    assert bench.node.count_subscribers(f"{bench.namespace}/image") == 0
+    monkeypatch.undo()
+    assert bench.enable(True).success
+    answers(bench)
+
+
+def test_what_a_failed_activation_has_made_does_not_stay(make_bench, canned_model, monkeypatch):
+    bench = make_bench(model=str(canned_model), autostart=False)
+    assert bench.change(CONFIGURE)
+
+    def refused(*_, **__):
+        raise ValueError("no such quality of service")
+
+    monkeypatch.setattr("kdc_ros.inputs.ImageSubscription", refused)
+    assert not bench.change(ACTIVATE)
+    bench.wait_for_state("unconfigured")
+    assert bench.node.count_subscribers(f"{bench.namespace}/camera_info") == 0
+    monkeypatch.undo()
+
+    created = bench.node.create_publisher
+
+    def create(kind, topic, *arguments, **options):
+        return (refused if "polygons" in topic else created)(kind, topic, *arguments, **options)
+
+    monkeypatch.setattr(bench.node, "create_publisher", create)
+    before = len(list(bench.node.publishers))
+    assert bench.change(CONFIGURE) and not bench.change(ACTIVATE)
+    bench.wait_for_state("unconfigured")
+    assert len(list(bench.node.publishers)) == before
+    monkeypatch.undo()
+    assert bench.change(CONFIGURE) and bench.change(ACTIVATE)
+    answers(bench)
+
+
+def test_a_load_that_was_given_up_does_not_speak_for_the_next(canned_model, monkeypatch, tmp_path):
+    go_on, done = threading.Event(), threading.Event()
+    load = Pipeline.load
+
+    def slow_load(path, **options):
+        go_on.wait(60)
+        options["progress"]("building", 0.5)
+        pipeline = load(path, **options)
+        done.set()
+        return pipeline
+
+    monkeypatch.setattr(Pipeline, "load", slow_load)
+    settings = [Settings(model=str(canned_model), load_timeout_s=0.2)]
+    network = Network(lambda *_: None, lambda: settings[0], lambda: True)
+    with pytest.raises(StartupError, match="load_timeout_s"):
+        network.load()
+    monkeypatch.undo()
+    settings[0] = Settings(model=str(shutil.copy(canned_model, tmp_path / "next.onnx")))
+    network.load()
+    told = network.description
+    assert told["model"].endswith("next.onnx")
+    go_on.set()
+    assert done.wait(60)
+    assert wait_until(lambda: all(leaving.stop(0.0) for leaving in network._leaving), EXCHANGE_TIMEOUT_S)
+    assert network.description == told and network.doing == ""
+    network.free()
+    assert network.description == {}

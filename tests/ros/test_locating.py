@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
+from builtin_interfaces.msg import Time
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from std_msgs.msg import Header
@@ -26,7 +27,7 @@ from kdc_ros.parameters import Settings
 from tests.core.depth_scenes import IMAGE_HW, TRUNK_M, one_person
 from tests.ros.fakes import FakeLogger
 
-HEADER = Header(frame_id="optical")
+HEADER = Header(stamp=Time(sec=5), frame_id="optical")
 K = [550.0, 0.0, 310.0, 0.0, 560.0, 245.0, 0.0, 0.0, 1.0]
 PLUMB_BOB = [-0.28, 0.1, 0.001, -0.001, 0.0]
 
@@ -106,6 +107,26 @@ def test_region_of_interest_and_binning():
     assert binned == camera_from_info(camera_info(), (240, 320))
 
 
+@pytest.mark.parametrize("d", [[], [0.0] * 4, [0.0] * 5])
+@pytest.mark.parametrize("model", ["equidistant", "fisheye"])
+def test_a_fisheye_without_distortion_is_no_pinhole(model, d):
+    camera = camera_from_info(camera_info(d=d, distortion_model=model), IMAGE_HW)
+    x = 310 + 550 * np.radians(60)  # r = f theta
+    assert np.degrees(np.arctan2(*camera.rays(np.array([[x, 245.0]]))[0, [0, 2]])) == pytest.approx(60, abs=1e-3)
+    rectified = camera_from_info(
+        camera_info(d=d, distortion_model=model, p=[*K[:3], 0.0, *K[3:6], 0.0, *K[6:], 0.0]), IMAGE_HW, rectified=True
+    )
+    assert rectified.distortion == ()
+
+
+def test_a_calibration_of_another_picture_is_refused():
+    for image_hw in ((720, 1280), (640, 480), (400, 640)):
+        with pytest.raises(ValueError, match="640 x 480"):
+            camera_from_info(camera_info(), image_hw)
+    for image_hw in ((479, 640), (360, 480), (24, 32), (13, 17)):  # as scaling and rounding make them
+        assert camera_from_info(camera_info(), image_hw) is not None
+
+
 def test_no_calibration():
     assert camera_from_info(CameraInfo(width=640, height=480), IMAGE_HW) is None
     assert camera_from_info(CameraInfo(k=K), IMAGE_HW) is None
@@ -154,6 +175,8 @@ def test_what_stands_in_the_way_is_said_once():
         ({"depth": depth_message(depth), "info": CameraInfo()}, "no calibration"),
         ({"info": camera_info(d=[0.1] * 5, distortion_model="mystery")}, "mystery"),
         ({"depth": Image(encoding="rgb8", header=HEADER), "info": camera_info()}, "encoding"),
+        ({"depth": depth_message(depth[:, :400]), "info": camera_info()}, "400 x 480"),
+        ({"info": CameraInfo(width=1280, height=720, k=K)}, "1280 x 720"),
         ({"depth": depth_message(depth, frame_id="elsewhere"), "info": camera_info()}, "elsewhere"),
     ):
         located, said = locate(**arguments)
@@ -182,7 +205,9 @@ def test_frames_and_poses_of_people():
     assert poses.poses[0].orientation == turn
     # Nobody without an id, a place or a frame to hang on.
     assert body_transforms(located.positions, np.array([0]), HEADER, "p") == []
-    assert body_transforms(located.positions, np.array([12]), Header(), "p") == []
+    assert body_transforms(located.positions, np.array([12]), Header(stamp=HEADER.stamp), "p") == []
+    # TF keeps the first of several transforms of one time: those without a time would stand still for good.
+    assert body_transforms(located.positions, np.array([12]), Header(frame_id="optical"), "p") == []
     nowhere, _ = locate(None, None)
     assert body_transforms(nowhere.positions, np.array([12]), HEADER, "p") == []
     assert roots_to_message(nowhere.positions, HEADER).poses == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import cv2
@@ -66,3 +68,10 @@ def test_a_picture_is_played_with_its_calibration(ros, picture):
 def test_what_cannot_be_played_is_told(ros):
     with pytest.raises(PlaylistError, match="does not exist"):
         LoopingCamera(parameter_overrides=[Parameter("input", value="nothing.mp4")])
+
+
+def test_a_parameter_of_the_wrong_type_is_one_line():
+    command = [sys.executable, "-m", "kdc_ros.demo.looping_camera", "--ros-args", "-p", "rate_hz:=5"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=EXCHANGE_TIMEOUT_S)
+    said = done.stdout + done.stderr
+    assert done.returncode == 1 and "rate_hz" in said and "Traceback" not in said

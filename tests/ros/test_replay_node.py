@@ -102,7 +102,7 @@ def test_a_node_that_cannot_start(job, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_stamp_is_changed_in_place() -> None:
     message = Image(height=1, width=2, encoding="rgb8", step=6, data=bytes(range(6)))
     message.header.frame_id = "camera"
-    changed = deserialize_message(replay_node._stamped(serialize_message(message), START_NS), Image)
+    changed = deserialize_message(replay_player.with_stamp_ns(serialize_message(message), START_NS), Image)
     assert (changed.header.stamp.sec, changed.header.stamp.nanosec) == (1_700_000_000, 123_456_789)
     changed.header.stamp = message.header.stamp
     assert changed == message

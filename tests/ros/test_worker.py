@@ -150,3 +150,18 @@ def test_worker_stops_in_time_whatever_the_network_does():
 
 def test_stopping_a_worker_that_never_started():
     assert InferenceWorker(Mailbox(), FakePipeline, lambda *_: None).stop(1.0)
+
+
+def test_what_is_thrown_away_unread_is_told():
+    discarded: list[None] = []
+    mailbox: Mailbox[int] = Mailbox(lambda: discarded.append(None))
+    mailbox.clear()
+    mailbox.put(1)
+    mailbox.put(2)  # replaces the other: told by `put`
+    assert discarded == []
+    mailbox.clear()
+    assert len(discarded) == 1
+    mailbox.put(3)
+    mailbox.close()
+    mailbox.close()
+    assert len(discarded) == 2
