@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from kdc_cli import (
     ablate,
     bench,
+    boxes,
     build_engine,
     compare,
     evaluate,
@@ -30,8 +31,8 @@ from kdc_cli import (
 from kdc_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, message_of
 
 COMMANDS = (
-    predict, replay, compare, record_demo, train, evaluate, ablate, gradients, masks, export, parity, build_engine,
-    bench,
+    predict, replay, compare, record_demo, train, evaluate, ablate, gradients, boxes, masks, export, parity,
+    build_engine, bench,
 )  # fmt: skip
 
 _DESCRIPTION = """\
