@@ -130,6 +130,10 @@ def _rows(height: int, encoding: Encoding) -> int:
     return height * 3 // 2 if encoding.planar else height
 
 
+# Of what no colours come; a compressed mosaic or grey picture is named otherwise.
+_DEPTH_ENCODINGS = ("32F", "16UC", "16SC")
+
+
 def decode_compressed(data: Any, image_format: str) -> np.ndarray:
     """The picture of a sensor_msgs/CompressedImage's fields, uint8 (H, W, 3) RGB.
 
@@ -138,7 +142,7 @@ def decode_compressed(data: Any, image_format: str) -> np.ndarray:
     picture or ends early.
     """
     source_encoding = image_format.partition(";")[0].strip()
-    if "compressedDepth" in image_format or source_encoding.startswith("32F"):
+    if "compressedDepth" in image_format or source_encoding.startswith(_DEPTH_ENCODINGS):
         raise ImageConversionError(f"a compressed image of format '{image_format}' is depth and holds no colours")
     content = np.frombuffer(data, np.uint8)
     if len(content) == 0:

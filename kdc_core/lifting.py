@@ -89,8 +89,8 @@ def read_depths(
 
 
 def clean_depth(depth: np.ndarray, options: LiftingOptions) -> np.ndarray:
-    """Depths in metres with NaN for everything that is no measurement, float32. depth: float metres, uint16 mm."""
-    depth = depth.astype(np.float32) * np.float32(1e-3 if depth.dtype == np.uint16 else 1)
+    """Depths in metres with NaN for what is no measurement, float32. depth: float metres, or whole numbers mm."""
+    depth = depth.astype(np.float32) * np.float32(1e-3 if depth.dtype.kind in "ui" else 1)
     with np.errstate(invalid="ignore"):
         return np.where((depth >= options.near_m) & (depth <= options.far_m), depth, np.float32(np.nan))
 

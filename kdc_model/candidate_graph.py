@@ -22,20 +22,29 @@ from kdc_core.decode.candidates import (
     smoothing_sigmas,
 )
 from kdc_core.skeleton import NUM_KEYPOINTS
+from kdc_core.spec import ModelSpec
 from kdc_model.network import FieldTensors, KDCNet
 
 
 class CandidateFinder(nn.Module):
-    """Fields of ONE image -> people (K, M, K, 3): x, y in network pixels, score."""
+    """Fields of ONE image -> people (K, M, K, 3): x, y in network pixels, score.
+
+    product:     cells are numbered by a matrix product, which is faster in ONNX Runtime and TensorRT; torch's autocast
+                 would compute it in half precision, which cannot hold the numbers.
+    least_cells: of the fields of the smallest picture; fewer than `count` need care.
+    """
 
     kernels: Tensor
     order: Tensor
     joints: Tensor
     walked: Tensor
 
-    def __init__(self, stride: int, radius_px: float, count: int) -> None:
+    def __init__(
+        self, stride: int, radius_px: float, count: int, *, product: bool = True, least_cells: int | None = None
+    ) -> None:
         super().__init__()
-        self.stride, self.radius_px, self.count = stride, radius_px, count
+        self.stride, self.radius_px, self.count, self.product = stride, radius_px, count, product
+        self.pads = least_cells is not None and least_cells < count
         line = torch.from_numpy(smoothing_kernels(smoothing_sigmas()))
         self.register_buffer("kernels", torch.einsum("ky,kx->kyx", line, line)[:, None])
         self.register_buffer("order", torch.from_numpy(WALK_ORDER))
@@ -55,8 +64,12 @@ class CandidateFinder(nn.Module):
         strength = smooth * torch.exp(squared * (-2.0 / self.radius_px**2))
         peak = F.max_pool2d(strength, 3, stride=1, padding=1) == strength
         ranked = torch.where(peak, strength, torch.zeros_like(strength))[0].flatten(1)
+        if self.pads:
+            ranked = F.pad(ranked, (0, self.count))
         best, cells = ranked.topk(self.count, dim=1)
-        grid = _Grid(height, width, self.stride)
+        if self.pads:
+            cells = cells.clamp(max=height * width - 1)
+        grid = _Grid(height, width, self.stride, self.product)
         probability = smooth[0].flatten(1)
         offset = fields.offset[0].flatten(2)
         xy = grid.centre(cells)
@@ -86,8 +99,8 @@ class CandidateFinder(nn.Module):
 class _Grid:
     """Cells of a field by their flat index; height and width may be symbolic."""
 
-    def __init__(self, height: int, width: int, stride: int) -> None:
-        self.height, self.width, self.stride = height, width, stride
+    def __init__(self, height: int, width: int, stride: int, product: bool = True) -> None:
+        self.height, self.width, self.stride, self.product = height, width, stride, product
 
     def cell(self, xy: Tensor) -> Tensor:
         cells = torch.floor((xy + 0.5) / self.stride).long()
@@ -107,6 +120,9 @@ class _Grid:
 
     def flat_index(self, cell: Tensor) -> Tensor:
         """Flat index of each cell (..., 2), twice: for its x and its y. One product instead of a cut and a sum."""
+        if not self.product:
+            index = (cell[..., 1:] * self.width + cell[..., :1]).long()
+            return index.expand(*index.shape[:-1], 2)
         columns = torch.ones(2, dtype=cell.dtype, device=cell.device)
         return (cell @ torch.stack([columns, columns * self.width])).long()
 
@@ -142,10 +158,13 @@ def _vote(grid: _Grid, xy: Tensor, probability: Tensor, offset: Tensor) -> Tenso
 class ExportedKDC(nn.Module):
     """What the ONNX file holds: uint8 image (H, W, 3) in; the outputs of `kdc_core.spec.OUTPUT_NAMES` out."""
 
-    def __init__(self, network: KDCNet, radius_px: float, count: int) -> None:
+    def __init__(self, network: KDCNet, spec: ModelSpec, product: bool = True) -> None:
         super().__init__()
         self.network = network
-        self.find = CandidateFinder(network.config.stride, radius_px, count)
+        least_cells = (spec.size_multiple // spec.stride) ** 2
+        self.find = CandidateFinder(
+            spec.stride, spec.disk_radius_px, spec.num_candidates, product=product, least_cells=least_cells
+        )
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """people, person, embedding, sigma of one image."""

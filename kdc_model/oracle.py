@@ -22,7 +22,7 @@ from kdc_core.backends.base import Backend, NetworkOutputs
 from kdc_core.coco_scores import annotated_poses, annotation_mask, oks_matrix
 from kdc_core.decode.candidates import find_candidates
 from kdc_core.decode.masks import MaskFields
-from kdc_core.encode import encode, ideal_fields
+from kdc_core.encode import Targets, encode, ideal_fields
 from kdc_core.fields import Fields
 from kdc_core.geometry import Letterbox
 from kdc_core.pipeline import Pipeline
@@ -64,12 +64,14 @@ class OracleBackend:
         spec = self.spec
         truth = ground_truth(record, _warp(letterbox))
         targets = encode(truth, spec.stride, spec.disk_radius_px)
-        fields = ideal_fields(targets, spec.stride, bank=spec.mask_mode == "bank")
+        bank = spec.mask_mode == "bank"
+        fields = ideal_fields(targets, spec.stride, bank)
         candidates = find_candidates(fields, spec.disk_radius_px, spec.num_candidates)
-        masks = MaskFields(fields.person, fields.embedding, fields.sigma, spec.stride)
         if self._oracle == "fields":
-            return NetworkOutputs(candidates, masks)
+            return NetworkOutputs(candidates, MaskFields(fields.person, fields.embedding, fields.sigma, spec.stride))
         found = self._network.run(image)
+        embedding = np.where(known_embedding(targets, bank), fields.embedding, found.masks.embedding)
+        masks = MaskFields(fields.person, embedding, fields.sigma, spec.stride)
         if self._oracle == "keypoints":
             return NetworkOutputs(candidates, found.masks)
         return NetworkOutputs(found.candidates, masks)
@@ -117,9 +119,20 @@ def with_ideal(
         changed["person"] = np.where(targets.person_valid, ideal.person, fields.person)
     if "embedding" in names:
         inside = (targets.instance > 0) & np.isfinite(ideal.embedding).all(0)
-        changed["embedding"] = np.where(inside, ideal.embedding, fields.embedding)
+        known = inside & known_embedding(targets, bank)
+        changed["embedding"] = np.where(known, ideal.embedding, fields.embedding)
         changed["sigma"] = np.where(inside, ideal.sigma, fields.sigma)
     return dataclasses.replace(fields, **changed)
+
+
+def known_embedding(targets: Targets, bank: bool) -> np.ndarray:
+    """Where the annotations tell the embedding, bool (channels, h, w): a bank's not of joints that nobody labelled."""
+    channels = 2 * NUM_KEYPOINTS if bank else 2
+    known = np.ones((channels, *targets.instance.shape), bool)
+    if bank:
+        for person, labelled in enumerate(targets.labelled):
+            known[:, targets.instance == person + 1] = np.repeat(labelled, 2)[:, None]
+    return known
 
 
 def ideal_scores(

@@ -46,7 +46,7 @@ class TorchBackend:
         self.spec = spec
         self.name = f"torch {torch.__version__}"
         self._device = next(network.parameters()).device
-        self._graph = ExportedKDC(network, spec.disk_radius_px, spec.num_candidates).to(self._device)
+        self._graph = ExportedKDC(network, spec).to(self._device)
 
     @torch.no_grad()
     def run(self, image: np.ndarray) -> NetworkOutputs:

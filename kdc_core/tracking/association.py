@@ -160,7 +160,8 @@ def repeated_detections(detections: Detections) -> np.ndarray:
         detections.xy[j], detections.joint_scores[j], 0.0,
     )  # fmt: skip
     same = np.flatnonzero((found.near >= SAME_POSE_OKS) & (found.shared >= MIN_JOINT_WEIGHT))
-    for pair in same[np.argsort(-detections.scores[i[same]], kind="stable")]:
+    # Of equally good ones the earlier one: it may itself repeat somebody, which must be known before it is repeated.
+    for pair in same[np.lexsort((i[same], -detections.scores[i[same]]))]:
         if better[i[pair]] < 0 and better[j[pair]] < 0:
             better[j[pair]] = i[pair]
     return better

@@ -46,16 +46,27 @@ def new_motion(
 
 
 def predict(
-    mean: np.ndarray, covariance: np.ndarray, sizes_px: np.ndarray, dt_s: float, velocity_walk: float
+    mean: np.ndarray,
+    covariance: np.ndarray,
+    sizes_px: np.ndarray,
+    dt_s: float,
+    velocity_walk: float,
+    moving_s: np.ndarray | float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The filters `dt_s` later. White noise on the acceleration, of a density such that a velocity wanders by
-    `velocity_walk` sizes/s (one sigma) within a second: the result does not depend on the number of steps."""
+    """The filters `dt_s` later.
+
+    moving_s: (T,), how long of it each one moves (default: all of it); its uncertainty grows all the time.
+
+    White noise on the acceleration, of a density such that a velocity wanders by `velocity_walk` sizes/s (one sigma)
+    within a second: the result does not depend on the number of steps.
+    """
     density = np.empty((len(mean), AXES))
     density[:, :2] = ((velocity_walk * sizes_px) ** 2)[:, None]
     density[:, 2] = SCALE_RATE_WALK**2
     value, cross, rate = covariance[..., 0], covariance[..., 1], covariance[..., 2]
     new_mean = mean.copy()
-    new_mean[..., 0] += dt_s * mean[..., 1]
+    moved_s = np.broadcast_to(dt_s if moving_s is None else moving_s, len(mean))
+    new_mean[..., 0] += moved_s[:, None] * mean[..., 1]
     new = np.empty_like(covariance)
     new[..., 0] = value + dt_s * (2 * cross + dt_s * (rate + density * dt_s / 3))
     new[..., 1] = cross + dt_s * (rate + density * dt_s / 2)

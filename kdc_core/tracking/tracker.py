@@ -64,7 +64,7 @@ class Tracker:
         now_s = self._stamp_s
         assert now_s is not None
         options, table = self.options, self._table
-        table.predict(dt_s, options)
+        table.predict(dt_s, now_s, options)
         forgotten = now_s - table.seen_s > options.reentry_s
         if forgotten.any():
             table = table.take(~forgotten)

@@ -156,13 +156,16 @@ class TrackTable:
         """(T,), px^2, mean of both axes."""
         return self.covariance[:, :2, 0].mean(1)
 
-    def predict(self, dt_s: float, options: TrackerOptions) -> None:
-        """Move on by `dt_s`. LOST tracks stay where they are, for nobody knows their way any longer."""
-        mean, self.covariance = motion.predict(
-            self.mean, self.covariance, self.sizes_px(), dt_s, options.velocity_walk
+    def predict(self, dt_s: float, now_s: float, options: TrackerOptions) -> None:
+        """Move on by `dt_s`, to `now_s`. LOST tracks stay where they are, for nobody knows their way any longer.
+
+        Nor does a gap between two frames carry anybody further than `occluded_s` would.
+        """
+        left_s = options.occluded_s - (now_s - dt_s - self.seen_s)
+        moving_s = np.where(self.states == TrackState.LOST, 0.0, np.clip(left_s, 0.0, dt_s))
+        self.mean, self.covariance = motion.predict(
+            self.mean, self.covariance, self.sizes_px(), dt_s, options.velocity_walk, moving_s
         )
-        lost = self.states == TrackState.LOST
-        self.mean = np.where(lost[:, None, None], self.mean, mean)
         np.clip(self.mean[:, 2, 0], *LOG_SCALE_LIMITS, out=self.mean[:, 2, 0])
 
     def see(

@@ -54,6 +54,7 @@ def test_a_compressed_mosaic_gets_its_colours_back():
         (compressed(".jpg", IMAGE)[:-40], "jpeg", "ends early"),
         (compressed(".png", IMAGE), "16UC1; compressedDepth png", "is depth"),
         (compressed(".png", IMAGE), "32FC1; png compressed", "is depth"),
+        (compressed(".png", np.full((16, 24), 2000, np.uint16)), "16UC1; png compressed ", "is depth"),
     ],
 )
 def test_broken_compressed_pictures(data, image_format, cause):

@@ -83,7 +83,8 @@ def test_nothing_measured_is_nothing_known(value):
 
 def test_millimetres():
     people, depth = one_person()
-    check_one_person(people, np.round(depth * 1000).astype(np.uint16))
+    for kind in (np.uint16, ">u2", np.int32):
+        check_one_person(people, np.round(depth * 1000).astype(kind))
 
 
 @pytest.mark.parametrize("depth_hw", [(240, 320), (960, 1280), (120, 160), (400, 640)])

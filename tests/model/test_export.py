@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
 from kdc_core.backends.base import BackendUnavailable, InferenceError, ModelLoadError, load_backend  # noqa: E402
-from kdc_core.backends.torch_program import moved_program  # noqa: E402
+from kdc_core.backends.torch_program import TorchProgramBackend, moved_program  # noqa: E402
 from kdc_core.decode.candidates import Candidates, find_candidates  # noqa: E402
 from kdc_core.encode import encode, ideal_fields  # noqa: E402
+from kdc_core.parity import LIMITS, comparable_pipeline, compare  # noqa: E402
 from kdc_core.spec import ModelSpec, ModelSpecError  # noqa: E402
-from kdc_model.candidate_graph import CandidateFinder  # noqa: E402
+from kdc_model.candidate_graph import CandidateFinder, _Grid  # noqa: E402
 from kdc_model.config import TrainConfig  # noqa: E402
+from kdc_model.data.scenes import make_scene  # noqa: E402
 from kdc_model.export import (  # noqa: E402
     ParityError,
     check_fields,
@@ -28,6 +31,7 @@ from kdc_model.export import (  # noqa: E402
 )
 from kdc_model.from_onnx import load_exported  # noqa: E402
 from kdc_model.network import FieldTensors, KDCNet, NetworkConfig  # noqa: E402
+from kdc_model.torch_backend import ReferenceBackend  # noqa: E402
 from tests.core.made_people import made_truth  # noqa: E402
 
 
@@ -40,6 +44,13 @@ def lively_network(mask_mode: str = "embedding") -> KDCNet:
             head.fine.weight.normal_(std=0.4)
             head.coarse.weight.normal_(std=0.4)
         network.pose.coarse.bias[:17] = -1.0
+    return network
+
+
+def shipped_network(shipped_model: Path, repository: Path) -> KDCNet:
+    """The network that comes with the package, in torch."""
+    network = KDCNet(TrainConfig.load(repository / "configs" / "mobile_masks.yaml").network()).eval()
+    load_exported(network, shipped_model)
     return network
 
 
@@ -77,9 +88,7 @@ def test_program_on_several_sizes(exported: tuple[KDCNet, ModelSpec, Path]) -> N
 def test_people_of_the_shipped_file_are_torchs(shipped_model: Path, repository: Path) -> None:
     """Torch's fields and the reference decoder against the graph, people by people, square and not."""
     data = pytest.importorskip("skimage.data")
-    config = TrainConfig.load(repository / "configs" / "mobile_masks.yaml")
-    network = KDCNet(config.network()).eval()
-    load_exported(network, shipped_model)
+    network = shipped_network(shipped_model, repository)
     photo = np.ascontiguousarray(data.astronaut())
     # Alone, beside herself, and cut to half a figure: one and several people, wide and high pictures.
     pictures = [photo, np.hstack([photo, photo[:, ::-1]]), np.ascontiguousarray(photo[:, 100:340])]
@@ -128,6 +137,60 @@ def test_candidate_graph_is_the_reference_decoder() -> None:
         assert (walk[..., :2].max((1, 2)) < 1e-2).any() and (walk[..., 2].max(1) < 1e-4).any()
 
 
+def test_cells_keep_their_numbers_in_half_precision() -> None:
+    grid = _Grid(104, 104, 4, product=False)
+    cells = torch.stack(torch.meshgrid(torch.arange(104.0), torch.arange(104.0), indexing="xy"), -1)
+    with torch.autocast("cpu", torch.float16):
+        index = grid.flat_index(cells)
+    assert torch.equal(index[..., 0].flatten(), torch.arange(104 * 104)) and torch.equal(index[..., 0], index[..., 1])
+
+
+def test_program_in_half_precision(shipped_model: Path, repository: Path, tmp_path: Path) -> None:
+    """With torch's autocast as on a GPU: the same people but for rounding."""
+    full = load_backend(shipped_model, "onnxruntime")
+    write_program(shipped_network(shipped_model, repository), full.spec, tmp_path / "half.pt2")
+    half = TorchProgramBackend(tmp_path / "half.pt2", "cpu", half=True)
+    pictures = [make_scene(seed, 256, 384, 3)[0] for seed in range(2)]
+    parity = compare(comparable_pipeline(full), comparable_pipeline(half), pictures)
+    assert parity.people >= 4 and parity.failures(LIMITS["fp16"]) == []
+
+
+def test_pictures_of_fewer_cells_than_candidates(tmp_path: Path) -> None:
+    stride = 16
+    torch.manual_seed(0)
+    network = KDCNet(NetworkConfig(channels=16, head_units=1, stride=stride)).eval()
+    spec = ModelSpec(input_hw=(32, 64), stride=stride, disk_radius_px=12.0, mask_mode="embedding", num_candidates=32)
+    write_onnx(network, spec, tmp_path / "coarse.onnx")
+    backend = load_backend(tmp_path / "coarse.onnx", "onnxruntime")
+    for height, width in ((32, 32), (32, 224), (128, 160)):
+        image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+        got = backend.run(image).candidates
+        cells = height * width // stride**2
+        assert (got.points[:, cells:, 2] == 0).all()
+        wanted = ReferenceBackend(network, spec).run(image).candidates
+        assert got.points[..., 2].max() == pytest.approx(wanted.points[..., 2].max(), rel=1e-3)
+
+
+def test_parity_check_compares_the_shipped_networks_keypoints(
+    shipped_model: Path, repository: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It sees nobody in noise: there, no keypoints at all would be right."""
+    backend = load_backend(shipped_model, "onnxruntime")
+    network = shipped_network(shipped_model, repository)
+    check_fields(network, backend)
+    assert "not compared" not in caplog.text
+
+    class Blind:
+        name, spec = "blind", backend.spec
+
+        def run(self, picture):
+            found = backend.run(picture)
+            return dataclasses.replace(found, candidates=Candidates(np.zeros_like(found.candidates.people)))
+
+    with pytest.raises(ParityError, match="not the reference's"):
+        check_fields(network, Blind())
+
+
 def test_export_from_a_checkpoint(tmp_path: Path) -> None:
 
 
@@ -141,7 +204,8 @@ def test_export_from_a_checkpoint(tmp_path: Path) -> None:
     )
     backend = load_backend(out, "onnxruntime")
     assert backend.spec == spec
-    assert spec.provenance == {"trunk": "mobilenet_v1_075", "step": 7, "note": "made"}
+    digest = spec.provenance.pop("weights_sha256")
+    assert len(digest) == 64 and spec.provenance == {"trunk": "mobilenet_v1_075", "step": 7, "note": "made"}
     # One size, in both files, and no other.
     assert not spec.dynamic_input and spec.letterbox((480, 640)).input_hw == (96, 160)
     for loaded in (backend, load_backend(out, "torch")):
@@ -149,6 +213,15 @@ def test_export_from_a_checkpoint(tmp_path: Path) -> None:
         with pytest.raises(InferenceError, match=r"\(128, 160, 3\)"):
             loaded.run(np.zeros((128, 160, 3), np.uint8))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last.pt", "model.onnx", "model.pt2"]
+    # Another network by the same configuration and steps: its file is not the old program's, which goes.
+    state["seg.fine.bias"] = state["seg.fine.bias"] + 1
+    torch.save({"config": config.to_dict(), "step": 7, "network": state, "average": state}, tmp_path / "last.pt")
+    old = (tmp_path / "model.pt2").read_bytes()
+    other = export_onnx(tmp_path / "last.pt", out, provenance={"note": "made"}, fixed_hw=(96, 160))
+    assert other.provenance["weights_sha256"] != digest and not (tmp_path / "model.pt2").exists()
+    (tmp_path / "model.pt2").write_bytes(old)
+    with pytest.raises(ModelLoadError, match="not of the same export"):
+        load_backend(out, "torch")
     content = (tmp_path / "model.onnx").read_bytes()
     assert b"/kdc_model/" not in content, "no paths of the machine it was made on"
 

@@ -19,7 +19,14 @@ from kdc_core.spec import ModelSpec
 from kdc_model.data.augment import ground_truth, plain_warp
 from kdc_model.data.scenes import write_dataset
 from kdc_model.evaluate import Found, TruthImage, evaluate, load_truth, score
-from kdc_model.oracle import IDEAL_FIELDS, OracleBackend, ideal_scores, with_ideal, with_oracle
+from kdc_model.oracle import (
+    IDEAL_FIELDS,
+    OracleBackend,
+    ideal_scores,
+    known_embedding,
+    with_ideal,
+    with_oracle,
+)
 
 
 class Blind:
@@ -134,6 +141,23 @@ def test_nothing_is_replaced_where_nobody_knows(truth):
     assert (mixed.heatmap[:, row, col] == np.float32(0.3)).all() and mixed.person[row, col] == np.float32(0.3)
     assert (mixed.offset == 500).all() and (mixed.displacement == 500).all() and (mixed.embedding == 500).all()
     assert (mixed.heatmap == 0).any() and (mixed.person == 0).any()
+
+
+def test_a_bank_of_joints_is_known_where_they_are_labelled(truth):
+    record = truth[0].record
+    legless = [dataclasses.replace(p, keypoints=p.keypoints.copy()) for p in record.persons]
+    for person in legless:
+        person.keypoints[11:] = 0
+    record = dataclasses.replace(record, persons=tuple(legless))
+    targets = encode(ground_truth(record, plain_warp(record, (256, 320))), 4, 12.0)
+    inside = targets.instance > 0
+    known = known_embedding(targets, bank=True)
+    assert known.shape == (2 * NUM_KEYPOINTS, 64, 80)
+    assert not known[22:, inside].any() and known[:, ~inside].all()
+    for person, labelled in enumerate(targets.labelled):
+        cells = known[:, targets.instance == person + 1]
+        assert (cells == np.repeat(labelled, 2)[:, None]).all() and labelled[:11].any()
+    assert known_embedding(targets, bank=False).all()
 
 
 def entry(image: TruthImage, score: float, shift_px: float = 0.0, person: int = 0, mask: bool = True) -> dict:

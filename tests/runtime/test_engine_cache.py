@@ -198,3 +198,18 @@ def test_cache_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert default_engine_dir() == tmp_path / "kdc" / "engines"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert default_engine_dir() == Path.home() / ".cache" / "kdc" / "engines"
+
+
+def test_an_engine_that_was_never_measured_is_measured_when_asked(builds: Builds) -> None:
+    """A node that was told its precision leaves such engines behind; "auto" does not take them."""
+    measured: list[Candidate] = []
+
+    def check(candidate: Candidate) -> dict:
+        measured.append(candidate)
+        return {"passed": True, "failures": []}
+
+    assert not builds.ensure("fp16").accuracy_passed
+    assert not builds.ensure("fp16").accuracy_passed and builds.starts == 1
+    assert builds.ensure("fp16", check=check).accuracy_passed and len(measured) == 1
+    assert builds.ensure("fp16", check=check).accuracy_passed and len(measured) == 1
+    assert builds.ensure("fp16").accuracy_passed and builds.starts == 2

@@ -137,6 +137,33 @@ def test_a_walker_behind_a_pillar_keeps_the_id(hidden_s: float) -> None:
     assert tracked.states[0] == TrackState.TRACKED
 
 
+@pytest.mark.parametrize("steps", [1, 2, 30])
+def test_a_gap_carries_nobody_further_than_unseen_frames_would(steps: int) -> None:
+    tracker = Tracker(TrackerOptions(max_gap_s=100, occluded_s=1.0))
+    end = walk(tracker, 30, x=100, y=100, vx=200.0)
+    seen_s, seen_x = end - DT, 100 + 200 * (end - DT)
+    for i in range(steps):
+        tracker.update(People.empty(), seen_s + 3.0 * (i + 1) / steps)
+    (track,) = tracker.unseen
+    assert track.state == TrackState.LOST
+    # The whole second, to the frame after which she is LOST.
+    assert 190 < track.box_xyxy[[0, 2]].mean() - seen_x < 225
+
+
+def test_a_chain_of_equally_good_sights_is_one_person() -> None:
+    """The middle one resembles both others; whichever counts as the person, nobody else's track is touched."""
+    tracker = Tracker()
+    end = walk(tracker, 10, x=500, y=100)
+    other = {"x": 500, "y": 100}
+    for i in range(5):
+        row = [{"x": 100 + dx, "y": 100, "score": score} for dx, score in ((1.75, 0.5), (-1.75, 0.8), (0, 0.8))]
+        tracked = tracker.update(people(*row, other), end + i * DT)
+        assert tracked.ids[3] == 1 and 1 not in tracked.ids[:3]
+    for i in range(5, 12):
+        tracker.update(people(*row), end + i * DT)
+    assert states(tracker)[1] == TrackState.OCCLUDED
+
+
 def test_leaving_and_coming_back_keeps_the_id_only_near_and_soon() -> None:
     for x, after_s, same in ((130, 2.0, True), (420, 2.0, False), (130, 6.0, False)):
         tracker = Tracker(TrackerOptions(max_gap_s=100))

@@ -78,14 +78,21 @@ class EngineManager:
         """The engine of a key: from the cache, or built now (two processes never build it at once).
 
         calibration: letterboxed pictures, needed for int8.   check: see AccuracyCheck; int8 needs one.
-        rebuild:     build even if the cache has it.
+        rebuild:     build even if the cache has it. One below fp32 without a passed check is built anew where
+                     `check` is given: a node that was told its precision leaves such engines behind.
         Raises EngineBuildError, AccuracyRefused, BackendUnavailable.
         """
-        if not rebuild and (found := self.cache.find(model, key)):
+
+        def usable() -> StoredEngine | None:
+            found = None if rebuild else self.cache.find(model, key)
+            measured = found is not None and (found.accuracy_passed or key.precision == "fp32")
+            return found if check is None or measured else None
+
+        if found := usable():
             return found
         with self.cache.lock(model, key):
             # Whoever held the lock before may have built it.
-            if not rebuild and (found := self.cache.find(model, key)):
+            if found := usable():
                 return found
             self.cache.log_relatives(model, key)
             self._build(model, spec, key, calibration, check, progress)
