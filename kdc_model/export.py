@@ -182,7 +182,7 @@ def check_fields(network: KDCNet, backend: Backend) -> None:
             clear += _compare_candidates(got.candidates, wanted.candidates, size)
             _compare_masks(got.masks, wanted.masks, size)
     if not clear:
-        logger.warning("the network sees nobody in made figures: keypoints were not compared; give pictures of people")
+        logger.warning("the network sees nobody in made figures: keypoints were not compared: give pictures")
     logger.info("%s computes what torch does, at %s", backend.name, sizes)
 
 
