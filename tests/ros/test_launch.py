@@ -98,6 +98,7 @@ def test_one_node(load, context):
         switched = context(arguments, **{wanted: "true"})
         started = [node for node in bridges if node.condition.evaluate(switched)]
         assert [remappings_of(node, switched)["kdc/poses"] for node in started] == ["kdc/poses"]
+        assert [parameters_of(node, switched) for node in started] == [({}, 1)]  # body_prefix is the node's
         assert not any(node.condition.evaluate(plain) for node in bridges)
 
 
