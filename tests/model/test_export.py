@@ -49,7 +49,7 @@ def lively_network(mask_mode: str = "embedding") -> KDCNet:
 
 def shipped_network(shipped_model: Path, repository: Path) -> KDCNet:
     """The network that comes with the package, in torch."""
-    network = KDCNet(TrainConfig.load(repository / "configs" / "mobile_masks.yaml").network()).eval()
+    network = KDCNet(TrainConfig.load(repository / "configs" / "mobile_boxes.yaml").network()).eval()
     load_exported(network, shipped_model)
     return network
 
