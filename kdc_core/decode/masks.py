@@ -29,7 +29,7 @@ class MaskOptions:
     smoothing_cells:     sigma of the instance-wise Gaussian (IGO, KDC Eq. 8) in cells; below 0.3 none.
     """
 
-    person_threshold: float = 0.4
+    person_threshold: float = 0.45
     keypoint_confidence: float = 0.1
     iterations: int = 1
     smoothing_cells: float = 0.5
