@@ -28,8 +28,8 @@ example:
             --checked-by weights/kdc_mobile.onnx --out boxed/masks.json
   (training configuration: train_annotations, train_images and pseudo_masks name these three)
 """
-_SEEN_PX, _SHAPE_PX = 512, 352
-_SEEN_SCORE, _SHAPE_SCORE = 0.12, 0.05
+# To tell which shape a photo had, a small picture of it will do, and every inkling of a person counts.
+_SHAPE_PX, _SHAPE_SCORE = 352, 0.05
 _JPEG_QUALITY = 93
 
 
@@ -62,7 +62,8 @@ def run(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from kdc_core.images import IMAGE_SUFFIXES, read_rgb
-    from kdc_model.data.boxes import annotate, likely_aspect, read_yolo
+    from kdc_core.model_path import default_model_path
+    from kdc_model.data.boxes import annotate, judging_pipeline, likely_aspect, read_yolo
 
     if not args.images.is_dir():
         raise CommandError(f"{args.images}: no such folder")
@@ -72,8 +73,9 @@ def run(args: argparse.Namespace) -> None:
         raise CommandError(f"{args.labels} has a label file for none of the {len(files)} photos in {args.images}")
     if (args.out / "annotations.json").exists():
         raise CommandError(f"{args.out / 'annotations.json'} exists already: choose another folder, or remove it")
-    seeing = _pipeline(args.model, _SEEN_PX, _SEEN_SCORE)
-    shaping = _pipeline(args.model, _SHAPE_PX, _SHAPE_SCORE) if args.squashed else None
+    model = args.model or default_model_path()
+    seeing = judging_pipeline(model)
+    shaping = judging_pipeline(model, _SHAPE_PX, _SHAPE_SCORE) if args.squashed else None
     made = args.out / "images"
     (made if args.squashed else args.out).mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
@@ -104,14 +106,6 @@ def run(args: argparse.Namespace) -> None:
         f"{len(images)} photos, {len(annotations) - crowds} people, {crowds} places that count in no loss: "
         f"{args.out / 'annotations.json'}" + (f", {made}" if args.squashed else "")
     )
-
-
-def _pipeline(model: Path | None, long_side: int, person_threshold: float) -> Pipeline:
-    from kdc_core.model_path import default_model_path
-    from kdc_core.pipeline import Pipeline, PipelineOptions
-
-    options = PipelineOptions(person_threshold=person_threshold)
-    return Pipeline.load(model or default_model_path(), options=options, long_side=long_side)
 
 
 def _sureness(pipeline: Pipeline, image: np.ndarray) -> float:

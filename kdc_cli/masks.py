@@ -5,14 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kdc_cli.arguments import positive
 from kdc_cli.errors import CommandError
-
-if TYPE_CHECKING:
-    from kdc_core.pipeline import Pipeline
-    from kdc_core.types import People
 
 _DESCRIPTION = """\
 Make masks for the annotated people who have none, from their boxes and keypoints: MobileSAM's decoder
@@ -28,9 +24,6 @@ example:
 
 mobile_sam.pt is MobileSAM's published checkpoint (docs/training.md says where it is).
 """
-# Of `--checked-by`: how the network looks, and what it must see of a mask of more than so many pixels.
-_SEEN_PX, _SEEN_SCORE = 512, 0.12
-_SEEN_SHARE, _SEEN_LEAST_PIXELS = 0.3, 600
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -70,6 +63,7 @@ def run(args: argparse.Namespace) -> None:
     """
     from tqdm import tqdm
 
+    from kdc_model.data.boxes import doubted, judging_pipeline
     from kdc_model.data.coco import load_records, read_pseudo_masks
     from kdc_model.data.dataset import read_image
     from kdc_model.teacher.mobile_sam import MobileSam
@@ -95,12 +89,12 @@ def run(args: argparse.Namespace) -> None:
             raise CommandError(str(error)) from error
         if args.save:
             network.save(args.save)
-    seeing = _pipeline(args.checked_by) if args.checked_by else None
+    seeing = judging_pipeline(args.checked_by) if args.checked_by else None
     for out, records, other in zip(args.out, data, others):
         made: dict[str, Any] = dict(other)
         for record in tqdm(records, unit="picture", desc=out.name):
             masks = make_masks(network, record)
-            for number in _doubted(masks, seeing(read_image(record)).people) if seeing and masks else ():
+            for number in doubted(masks, seeing(read_image(record)).people) if seeing and masks else ():
                 del masks[number]
             for number, mask in masks.items():
                 if mask["quality"] >= made.get(str(number), mask)["quality"]:
@@ -108,24 +102,3 @@ def run(args: argparse.Namespace) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps({"note": "machine-made, not ground truth", "taught": learnt, "masks": made}))
         print(f"{len(made)} masks in {out}")
-
-
-def _pipeline(model: Path) -> Pipeline:
-    from kdc_core.pipeline import Pipeline, PipelineOptions
-
-    return Pipeline.load(model, options=PipelineOptions(person_threshold=_SEEN_SCORE), long_side=_SEEN_PX)
-
-
-def _doubted(masks: dict[int, dict[str, Any]], found: People) -> list[int]:
-    """Whose mask shows nobody, as far as the network can tell; it overlooks small people, whose masks stay."""
-    import numpy as np
-    from pycocotools import mask as coco_mask
-
-    from kdc_model.data.boxes import agreement
-
-    out = []
-    for number, entry in masks.items():
-        mask = coco_mask.decode({"size": entry["size"], "counts": entry["counts"].encode()}).astype(np.bool_)
-        if mask.sum() > _SEEN_LEAST_PIXELS and agreement(mask, found) < _SEEN_SHARE:
-            out.append(number)
-    return out

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
+from kdc_core.pipeline import Pipeline, PipelineOptions
 from kdc_core.skeleton import NUM_KEYPOINTS
 from kdc_core.types import People
 from kdc_model.data.coco import PERSON_CATEGORY, AnnotationError
@@ -29,6 +31,15 @@ _CROWD, _CROWD_SHARE = 3, 0.25
 _IN_BOXES = 0.4
 _LEAST_PIXELS = 25
 _MARGIN, _MARGIN_PX = 0.05, 2.0
+# How a network looks that is to judge: finer, and with less doubt, than for what it reports.
+_SEEN_PX, _SEEN_SCORE = 512, 0.12
+# What it must see of a mask of more than so many pixels; it overlooks small people.
+_SEEN_SHARE, _SEEN_LEAST_PIXELS = 0.3, 600
+
+
+def judging_pipeline(model: Path, long_side: int = _SEEN_PX, person_threshold: float = _SEEN_SCORE) -> Pipeline:
+    """A trained network that says whom it sees, also where it is not sure. Raises ModelLoadError."""
+    return Pipeline.load(model, options=PipelineOptions(person_threshold=person_threshold), long_side=long_side)
 
 
 def read_yolo(path: Path, person_class: int = 0) -> np.ndarray:
@@ -123,3 +134,13 @@ def agreement(mask: np.ndarray, found: People) -> float:
     if found.mask_labels is None:
         raise ValueError("masks are needed to compare with")
     return float((mask & (found.mask_labels > 0)).sum() / max(int(mask.sum()), 1))
+
+
+def doubted(masks: dict[int, dict[str, Any]], found: People) -> list[int]:
+    """Which of a picture's machine-made masks (RLEs by annotation id) show nobody, as far as the network can tell."""
+    out = []
+    for number, entry in masks.items():
+        mask = coco_mask.decode({"size": entry["size"], "counts": entry["counts"].encode()}).astype(np.bool_)
+        if mask.sum() > _SEEN_LEAST_PIXELS and agreement(mask, found) < _SEEN_SHARE:
+            out.append(number)
+    return out

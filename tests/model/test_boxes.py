@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from kdc_cli import masks as masks_command
 from kdc_cli.main import main
 from kdc_core.types import People
-from kdc_model.data.boxes import agreement, annotate, likely_aspect, read_yolo
+from kdc_model.data.boxes import agreement, annotate, doubted, likely_aspect, read_yolo
 from kdc_model.data.coco import AnnotationError, load_records
 from tests.cli.stub import StubPipeline, picture
 
@@ -141,4 +140,4 @@ def test_masks_of_nobody_are_doubted():
 
     found = people((0, 0, 40, 40))
     masks = {1: rle(0, 0, 50, 50), 2: rle(100, 0, 150, 50), 3: rle(180, 0, 190, 10)}  # the last is a small one
-    assert masks_command._doubted(masks, found) == [2]
+    assert doubted(masks, found) == [2]
