@@ -23,7 +23,8 @@ SIDES = (320, 416, 512)
 WINDOWS = 8
 Variant = tuple[str, str]
 # How freed memory is treated, and what the network computes in.
-VARIANTS = (("given back", "float32"), ("kept", "float32"), ("kept", "bfloat16"))
+THROUGHOUT = "bfloat16 throughout"
+VARIANTS = (("given back", "float32"), ("kept", "float32"), ("kept", THROUGHOUT), ("kept", "bfloat16"))
 
 
 def measure(settings: BenchSettings) -> SuiteResult:
@@ -63,6 +64,7 @@ def measure(settings: BenchSettings) -> SuiteResult:
             f"The shipped network's shape, {WINDOWS} windows of made scenes a step, sizes in turns; no data loading.",
             "kept: as `kdc train` does on a CPU; given back: as the C library does by itself.",
             "bfloat16: as `kdc train` does where the CPU multiplies it by itself; elsewhere it is slow.",
+            "bfloat16 throughout: also the gradients for which oneDNN has no bfloat16 code but a reference loop.",
             "page_faults: of one step, median; system_share: part of its CPU time that the kernel took.",
         ],
         versions={"torch": importlib.metadata.version("torch")},
@@ -112,7 +114,9 @@ def _take_steps(memory: str, precision: str, threads: int, cpu_time: bool) -> No
     from kdc_model.data.scenes import write_dataset
     from kdc_model.host_memory import keep_freed_memory
     from kdc_model.train import Trainer
+    from kdc_model.trunks.convolution import Conv2d
 
+    Conv2d.quick_backward = precision != THROUGHOUT
     if memory == "kept" and not keep_freed_memory():
         raise BenchError("the C library here is not glibc: there is nothing to compare")
     if threads:
@@ -130,7 +134,7 @@ def _take_steps(memory: str, precision: str, threads: int, cpu_time: bool) -> No
             freeze_norms=True,
             workers=0,
         )
-        trainer = Trainer(config, Path(folder) / "run", device="cpu", bfloat16=precision == "bfloat16")
+        trainer = Trainer(config, Path(folder) / "run", device="cpu", bfloat16=precision != "float32")
         records, radius = trainer.dataset.records, config.disk_radius()
         batches: dict[int, Batch] = {}
         for line in sys.stdin:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdc_model.trunks.convolution import Conv2d
+
 # Depthwise stride and output channels (at width 1.00) of blocks 1..13, for an output stride of 16.
 _BLOCKS = (
     (1, 64),
@@ -24,7 +26,7 @@ _BLOCKS = (
 )
 
 
-class Downsample(nn.Conv2d):
+class Downsample(Conv2d):
     """A stride-2 3x3 convolution that pads either both sides by one, or only right and below.
 
     Padding both sides puts output cell i on input cell 2i, padding right and below on 2i + 1. Taking turns

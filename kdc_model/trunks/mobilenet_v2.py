@@ -6,6 +6,8 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from kdc_model.trunks.convolution import Conv2d
+
 # Expansion, output channels, repeats, stride of the first.
 _SETTINGS = (
     (1, 16, 1, 1),
@@ -22,7 +24,7 @@ def _conv_bn_relu(
     channels_in: int, channels_out: int, kernel: int, stride: int, dilation: int, groups: int
 ) -> nn.Sequential:
     padding = (kernel - 1) // 2 * dilation
-    conv = nn.Conv2d(
+    conv = Conv2d(
         channels_in, channels_out, kernel, stride, padding, dilation=dilation, groups=groups, bias=False
     )
     return nn.Sequential(conv, nn.BatchNorm2d(channels_out), nn.ReLU6(inplace=True))
