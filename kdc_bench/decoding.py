@@ -12,9 +12,8 @@ from kdc_bench.machine import set_opencv_threads
 from kdc_bench.result import BenchSettings, Row, SuiteResult
 from kdc_bench.timing import Stopwatch, interleaved
 from kdc_core.appearance import colour_histograms
-from kdc_core.decode.masks import decode_masks
 from kdc_core.geometry import Letterbox
-from kdc_core.pipeline import PipelineOptions, decode_poses, people_of
+from kdc_core.pipeline import PipelineOptions, decode_instances, decode_poses, people_of
 from kdc_core.rle import encode_labels
 
 
@@ -67,7 +66,7 @@ def _run(crowd: Crowd, key: str, found: dict[str, int]) -> Callable[[], dict[str
         with watch("poses"):
             poses = decode_poses(outputs, options)
         with watch("masks"):
-            decoded = decode_masks(outputs.masks, poses, letterbox, options.mask)
+            decoded = decode_instances(outputs, poses, letterbox, options)
             people = people_of(poses, decoded, letterbox, options)
         with watch("rle"):
             encode_labels(decoded.labels, len(people))

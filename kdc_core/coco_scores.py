@@ -71,10 +71,15 @@ def complete_annotation(annotation: dict[str, Any], keypoints: int = NUM_KEYPOIN
 def score_keypoints(
     truth: Sequence[AnnotatedImage], results: list[dict[str, Any]], sigmas: np.ndarray = OKS_SIGMAS
 ) -> CocoScores:
-    """COCO's keypoint scores of result entries (see `coco_results`). sigmas: the keypoints' OKS sigmas, (K,)."""
+    """COCO's keypoint scores of result entries (see `coco_results`). sigmas: the keypoints' OKS sigmas, (K,).
+
+    An entry without any keypoint found claims no pose.
+    """
     detections = []
     for result in results:
         points = np.asarray(result["keypoints"], np.float64).reshape(-1, 3)
+        if not points[:, 2].any():
+            continue
         # The size class of a detection comes from all its keypoints, as in COCO's own loadRes of a keypoint file.
         low, high = points[:, :2].min(0), points[:, :2].max(0)
         size = high - low

@@ -173,8 +173,11 @@ def mask_iou(reference: People, other: People) -> np.ndarray:
 
 
 def comparable_pipeline(backend: Backend, long_side: int | None = None) -> Pipeline:
-    """A pipeline whose results `ParityCount` takes: with masks, and people down to SCORE_MARGIN below the threshold."""
-    options = PipelineOptions(person_threshold=PipelineOptions.person_threshold - SCORE_MARGIN)
+    """A pipeline whose results `ParityCount` takes: with masks, and people down to SCORE_MARGIN below the threshold.
+
+    People without a pose are left out: there is no OKS of them.
+    """
+    options = PipelineOptions(person_threshold=PipelineOptions.person_threshold - SCORE_MARGIN, mask_only=False)
     return Pipeline(backend, options, long_side)
 
 

@@ -19,8 +19,13 @@ from kdc_core.decode.grouping import GroupingOptions, Poses, group
 from kdc_core.decode.masks import InstanceMasks, MaskOptions, decode_masks
 from kdc_core.geometry import Letterbox
 from kdc_core.label_map import label_rois
+from kdc_core.skeleton import NUM_KEYPOINTS
 from kdc_core.spec import ModelSpec
 from kdc_core.types import FrameResult, People
+
+# So sure is a sure mask without a pose: never sure enough to begin a track (`tracking.options.SURE_SCORE`), but one
+# that began with a pose goes on.
+MASK_ONLY_SCORE = 0.25
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class PipelineOptions:
     keypoint_threshold: keypoints with a lower score are reported as not found (score 0).
     max_people:         at most so many, the best first.
     masks:              whether to compute instance masks.
+    mask_only:          whether to add people whom only the mask fields show, no keypoint of theirs; nothing without
+                        masks. Their score is MASK_ONLY_SCORE of their mask's.
     appearance:         whether to add the colours of each person's mask, for a tracker; nothing without masks.
     fragment_membership: phi from which a pose joins a better one as its fragment; 1 = never.
     grouping, mask:     the decoder's own options.
@@ -40,6 +47,7 @@ class PipelineOptions:
     keypoint_threshold: float = 0.0
     max_people: int = 100
     masks: bool = True
+    mask_only: bool = True
     appearance: bool = False
     fragment_membership: float = 0.5
     grouping: GroupingOptions = field(default_factory=GroupingOptions)
@@ -117,7 +125,7 @@ class Pipeline:
         clock.lap("inference")
         poses = decode_poses(outputs, options)
         clock.lap("decode")
-        masks = decode_masks(outputs.masks, poses, letterbox, options.mask) if options.masks else None
+        masks = decode_instances(outputs, poses, letterbox, options) if options.masks else None
         people = people_of(poses, masks, letterbox, options)
         if options.appearance and masks is not None:
             people = dataclasses.replace(people, appearance=colour_histograms(image, masks.labels, len(people)))
@@ -150,8 +158,19 @@ def decode_poses(outputs: NetworkOutputs, options: PipelineOptions) -> Poses:
     return Poses(poses.keypoints_xy[chosen], poses.keypoint_scores[chosen], poses.scores[chosen])
 
 
+def decode_instances(
+    outputs: NetworkOutputs, poses: Poses, letterbox: Letterbox, options: PipelineOptions
+) -> InstanceMasks:
+    """The masks of these people, and of people whom only the mask fields show, where these are asked for."""
+    mask_only = options.max_people - len(poses.scores) if options.mask_only else 0
+    least_score = options.person_threshold / MASK_ONLY_SCORE
+    return decode_masks(outputs.masks, poses, letterbox, options.mask, mask_only, least_score)
+
+
 def people_of(poses: Poses, masks: InstanceMasks | None, letterbox: Letterbox, options: PipelineOptions) -> People:
-    """Poses in network pixels and masks in source pixels -> People."""
+    """Poses in network pixels, masks in source pixels -> People: those with a pose, then those without, best first."""
+    if masks is not None and len(masks.centroids_xy):
+        poses = _with_poseless(poses, masks)
     scores = np.where(poses.keypoint_scores >= options.keypoint_threshold, poses.keypoint_scores, 0.0)
     keypoints = letterbox.to_source(poses.keypoints_xy)
     labels = None if masks is None else masks.labels
@@ -165,10 +184,24 @@ def people_of(poses: Poses, masks: InstanceMasks | None, letterbox: Letterbox, o
     )
 
 
+def _with_poseless(poses: Poses, masks: InstanceMasks) -> Poses:
+    """People whom only the mask fields show as poses without a keypoint: all of theirs lie on the centroid."""
+    count = len(masks.centroids_xy)
+    places = np.repeat(masks.centroids_xy[:, None], NUM_KEYPOINTS, 1)
+    return Poses(
+        np.concatenate([poses.keypoints_xy, places]),
+        np.concatenate([poses.keypoint_scores, np.zeros((count, NUM_KEYPOINTS))]),
+        np.concatenate([poses.scores, MASK_ONLY_SCORE * masks.scores[-count:]]),
+    )
+
+
 def _boxes(
     keypoints: np.ndarray, scores: np.ndarray, labels: np.ndarray | None, source_hw: tuple[int, int]
 ) -> np.ndarray:
-    """Each person's box: around the likelier keypoints, and around the mask where there is one; within the image."""
+    """Each person's box: around the likelier keypoints, and around the mask where there is one; within the image.
+
+    Without any keypoint around the mask alone.
+    """
     count = len(keypoints)
     if count == 0:
         return np.zeros((0, 4), np.float32)
@@ -178,6 +211,8 @@ def _boxes(
     if labels is not None:
         rois = label_rois(labels, count)
         seen = rois[:, 2] > 0
+        poseless = seen & ~scores.any(1)
+        low[poseless], high[poseless] = np.inf, -np.inf
         low[seen] = np.minimum(low[seen], rois[seen, :2])
         high[seen] = np.maximum(high[seen], rois[seen, :2] + rois[seen, 2:] - 1)
     limit = np.array([source_hw[1] - 1, source_hw[0] - 1], np.float32)

@@ -146,7 +146,8 @@ def decoded_scores(
     network: KDCNet, config: TrainConfig, switches: DecodingSwitches, truth: list[TruthImage]
 ) -> dict[str, float]:
     """The metrics of a network decoded with these switches."""
-    options = PipelineOptions(person_threshold=0.01, mask=MaskOptions(smoothing_cells=switches.igo_cells))
+    mask = MaskOptions(smoothing_cells=switches.igo_cells)
+    options = PipelineOptions(person_threshold=0.01, mask_only=switches.mask_only, mask=mask)
     backend = FieldBackend(network, model_spec(network, config), switches)
     metrics = evaluate(Pipeline(backend, options), truth, progress=True, before=backend.look_at)
     return {name: metrics[name] for name in METRICS}

@@ -39,6 +39,7 @@ class DecodingSwitches:
     landings:   KeyCentroids followed at the far end of each edge of the walk, at least 1.
     person_scores: whether keypoint scores are the heatmap's times the person field's.
     igo_cells:  sigma of the instance-wise Gaussian of the soft masks in cells; below 0.3 none (IGO).
+    mask_only:  whether people are added whom only the mask fields show.
     ideal:      fields that come from the annotations instead of the network (`kdc_model.oracle.IDEAL_FIELDS`).
     """
 
@@ -49,6 +50,7 @@ class DecodingSwitches:
     landings: int = LANDINGS
     person_scores: bool = True
     igo_cells: float = 0.5
+    mask_only: bool = True
     ideal: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -56,8 +58,9 @@ class DecodingSwitches:
             raise ValueError(f"keypoints must be one of {', '.join(KEYPOINTS)}, got '{self.keypoints}'")
         if not isinstance(self.ideal, (list, tuple)) or not set(self.ideal) <= set(IDEAL_FIELDS):
             raise ValueError(f"ideal must be a list of some of {', '.join(IDEAL_FIELDS)}, got {self.ideal!r}")
-        if not isinstance(self.person_scores, bool):
-            raise ValueError(f"person_scores must be true or false, got {self.person_scores!r}")
+        for name in ("person_scores", "mask_only"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
         for name in ("pgo_high_variance", "pgo_low_variance", "body_heatmap", "igo_cells"):
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and 0 <= value < np.inf):

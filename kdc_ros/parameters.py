@@ -41,6 +41,7 @@ class Settings:
     keypoint_threshold: float = PipelineOptions.keypoint_threshold
     max_people: int = PipelineOptions.max_people
     masks: bool = PipelineOptions.masks
+    mask_only: bool = PipelineOptions.mask_only
     tracking: bool = True
     markers: bool = True
     overlay: bool = True
@@ -125,6 +126,7 @@ _DESCRIPTIONS = {
     ),
     "max_people": _Description("at most so many people in one image, the best first", 1, 1000),
     "masks": _Description("whether instance masks are made and published"),
+    "mask_only": _Description("whether people of whom only a mask can be made out are published, without any keypoint"),
     "tracking": _Description("whether people keep a track id from frame to frame; without, every id is 0"),
     "markers": _Description("whether markers are published (while somebody listens)"),
     "overlay": _Description(
@@ -242,6 +244,7 @@ def pipeline_options(settings: Settings, base: PipelineOptions | None = None) ->
         keypoint_threshold=settings.keypoint_threshold,
         max_people=settings.max_people,
         masks=settings.masks,
+        mask_only=settings.mask_only,
         appearance=settings.tracking,
     )
 

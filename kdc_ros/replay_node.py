@@ -73,7 +73,8 @@ def replay_through_node(job: ReplayJob, rate: float | None, progress: bool = Fal
 def _parameters(run: Run) -> list[str]:
     """The run's options as the node's parameters."""
     options = run.info["options"]
-    values = {name: options[name] for name in ("person_threshold", "keypoint_threshold", "max_people", "masks")}
+    names = ("person_threshold", "keypoint_threshold", "max_people", "masks", "mask_only")
+    values = {name: options[name] for name in names}
     values |= {"long_side": options["long_side"] or 0, "tracking": True}
     if run.info["backend"].startswith("onnxruntime"):
         values["backend"] = "onnxruntime"

@@ -17,9 +17,8 @@ from kdc_bench.result import BenchError, BenchSettings, Row, SuiteResult
 from kdc_bench.stages import CrowdBackend
 from kdc_bench.timing import WORKERS_REST_S, StageTimes, Stopwatch, interleaved
 from kdc_core.backends.base import load_backend
-from kdc_core.decode.masks import decode_masks
 from kdc_core.geometry import Letterbox
-from kdc_core.pipeline import PipelineOptions, decode_poses, people_of
+from kdc_core.pipeline import PipelineOptions, decode_instances, decode_poses, people_of
 
 PEOPLE = 5  # in the made picture
 _PACKAGES = ("ultralytics", "mmpose", "torch", "onnxruntime")
@@ -89,7 +88,7 @@ def _ours(settings: BenchSettings, size_hw: tuple[int, int]) -> Callable[[], dic
         with watch("decode"):
             poses = decode_poses(outputs, options)
         with watch("masks"):
-            people_of(poses, decode_masks(outputs.masks, poses, letterbox, options.mask), letterbox, options)
+            people_of(poses, decode_instances(outputs, poses, letterbox, options), letterbox, options)
         return watch.stage_ms
 
     return run

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
 from kdc_core.decode.grouping import Poses
+from kdc_core.decode.mask_only import Centroids, find_mask_only
 from kdc_core.geometry import Letterbox
 from kdc_core.skeleton import NUM_KEYPOINTS
 
@@ -27,12 +28,16 @@ class MaskOptions:
     keypoint_confidence: keypoints below this score do not help to place the centroid (unless all are below).
     iterations:          times the centroid is moved to the mean of the cells it has won.
     smoothing_cells:     sigma of the instance-wise Gaussian (IGO, KDC Eq. 8) in cells; below 0.3 none.
+    mask_only_cells:     least size of somebody whom only the mask fields show.
+    mask_only_apart:     where such a person's centroid lies, phi of everybody else must not be above this.
     """
 
     person_threshold: float = 0.45
     keypoint_confidence: float = 0.1
     iterations: int = 1
     smoothing_cells: float = 0.5
+    mask_only_cells: int = 16
+    mask_only_apart: float = 0.4
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,15 +52,17 @@ class MaskFields:
 
 @dataclass(frozen=True, eq=False)
 class InstanceMasks:
-    """The masks of N people in source pixels.
+    """The masks of N people with a pose, and after them of M whom only the mask fields show, in source pixels.
 
-    labels: uint16 (H, W), 0 = background, n + 1 = person n; every pixel has one person at most.
-    scores: float32 (N,), the IoU to be expected of each mask, its soft form (the mask and two cells around it)
-            taken for probabilities; 0 where no cell was won.
+    labels:       uint16 (H, W), 0 = background, n + 1 = person n; every pixel has one person at most.
+    scores:       float32 (N + M,), the IoU to be expected of each mask, its soft form (the mask and two cells around
+                  it) taken for probabilities; 0 where no cell was won. The M are in this order, best first.
+    centroids_xy: float32 (M, 2), where the cells of these M point, in network pixels.
     """
 
     labels: np.ndarray
     scores: np.ndarray
+    centroids_xy: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.float32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,36 +87,59 @@ class _Cells:
 class _Territories:
     """Who is surest of each active cell.
 
-    owner:  intp (P,), the person; phi: float32 (P,), how sure.
-    of:     phi of one person at some of the active cells: of(n, cells) -> float32 of the cells' shape.
+    owner:     intp (P,), the person; phi: float32 (P,), how sure.
+    of:        phi of one person at some of the active cells: of(n, cells) -> float32 of the cells' shape.
+    centroids: of all the people, where their cells point at one place at all (not in the bank form).
     """
 
     owner: np.ndarray
     phi: np.ndarray
     of: Callable[[int, np.ndarray], np.ndarray]
+    centroids: Centroids | None = None
 
 
 def decode_masks(
-    fields: MaskFields, poses: Poses, letterbox: Letterbox, options: MaskOptions | None = None
+    fields: MaskFields,
+    poses: Poses,
+    letterbox: Letterbox,
+    options: MaskOptions | None = None,
+    mask_only: int = 0,
+    least_score: float = 0.0,
 ) -> InstanceMasks:
-    """Instance masks of N poses.
+    """Instance masks of N poses, and of at most `mask_only` people more whose masks score `least_score` or better.
 
     phi_j(x) = exp(-|e(x) - C_j|^2 / 2 sigma_j^2) with C_j and sigma_j the confidence-weighted means of embedding and
     sigma at the person's confident keypoints: the dynamic centroid. A pixel is person j's where phi_j is the largest,
-    phi_j > 0.5 and it is a person at all.
+    phi_j > 0.5 and it is a person at all. Of the pixels that are then nobody's, those that point at one place are one
+    person more (`kdc_core.decode.mask_only`; not in the bank form, which asks for keypoints).
     """
     options = options or MaskOptions()
-    labels, scores = np.zeros(letterbox.source_hw, np.uint16), np.zeros(len(poses.scores), np.float32)
+    count = len(poses.scores)
+    labels, scores = np.zeros(letterbox.source_hw, np.uint16), np.zeros(count, np.float32)
     cells = _Cells.active(fields)
-    if len(poses.scores) == 0 or len(cells.index) == 0:
-        return InstanceMasks(labels, scores)
     bank = len(cells.embedding) == NUM_KEYPOINTS
+    if len(cells.index) == 0 or (count == 0 and (bank or mask_only <= 0)):
+        return InstanceMasks(labels, scores)
     compete = _bank_territories if bank else _embedding_territories
-    painter = _Painter(fields, cells, compete(fields, cells, poses, options), letterbox, options)
+    territories = compete(fields, cells, poses, options)
+    found = Centroids(np.zeros((0, 2), np.float32), np.zeros(0, np.float32))
+    if mask_only > 0 and territories.centroids is not None:
+        territories, found = _with_mask_only(fields, cells, territories, options)
+    painter = _Painter(fields, cells, territories, letterbox, options)
+    windows = dict(painter.windows(count + len(found.scale)))
     best = np.full(letterbox.source_hw, 0.5, np.float32)
-    for n, window in painter.windows(len(poses.scores)):
-        scores[n] = painter.paint(n, window, labels, best)
-    return InstanceMasks(labels, scores)
+    for n, window in windows.items():
+        if n < count:
+            scores[n] = painter.paint(n, window, n + 1, labels, best)
+    if len(found.scale) == 0:
+        return InstanceMasks(labels, scores)
+    expected = {n: painter.score(n, window) for n, window in windows.items() if n >= count}
+    chosen = sorted((n for n in expected if expected[n] >= least_score), key=lambda n: -expected[n])[:mask_only]
+    for number, n in enumerate(chosen):
+        painter.paint(n, windows[n], count + number + 1, labels, best)
+    more = np.array([expected[n] for n in chosen], np.float32)
+    places = found.centres_xy[np.array(chosen, np.intp) - count]
+    return InstanceMasks(labels, np.concatenate([scores, more]), places)
 
 
 def keypoint_weights(poses: Poses, shape_hw: tuple[int, int], stride: int, confidence: float) -> np.ndarray:
@@ -153,11 +183,33 @@ def _embedding_territories(fields: MaskFields, cells: _Cells, poses: Poses, opti
         centres = np.where(mass[:, None] >= 1.0, moved, centres).astype(np.float32)
         owner, exponent = _nearest(x, y, centres, scale)
 
-    def phi_of(n: int, chosen: np.ndarray) -> np.ndarray:
-        across, down = x[chosen] - centres[n, 0], y[chosen] - centres[n, 1]
-        return np.exp(-scale[n] * (across * across + down * down))
+    centroids = Centroids(centres, scale)
+    return _Territories(
+        owner, np.exp(-exponent), lambda n, chosen: centroids.phi(n, x[chosen], y[chosen]), centroids
+    )
 
-    return _Territories(owner, np.exp(-exponent), phi_of)
+
+def _with_mask_only(
+    fields: MaskFields, cells: _Cells, known: _Territories, options: MaskOptions
+) -> tuple[_Territories, Centroids]:
+    """The territories of everybody with a pose, unchanged, then those of people whom only the fields show."""
+    assert known.centroids is not None
+    free = np.flatnonzero((cells.person > options.person_threshold) & (known.phi <= 0.5))
+    x, y = cells.embedding[0]
+    sigma = fields.sigma.take(cells.index[free])
+    found, group = find_mask_only(
+        x[free], y[free], cells.person[free], sigma, known.centroids, options.mask_only_cells, options.mask_only_apart
+    )
+    count = len(known.centroids.scale)
+    everybody = Centroids(
+        np.concatenate([known.centroids.centres_xy, found.centres_xy]),
+        np.concatenate([known.centroids.scale, found.scale]),
+    )
+    owner, phi = known.owner.copy(), known.phi.copy()
+    for n in range(len(found.scale)):
+        members = free[group == n]
+        owner[members], phi[members] = count + n, found.phi(n, x[members], y[members])
+    return _Territories(owner, phi, lambda n, chosen: everybody.phi(n, x[chosen], y[chosen]), everybody), found
 
 
 def _nearest(x: np.ndarray, y: np.ndarray, centres: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -236,15 +288,25 @@ class _Painter:
             (top, left), (bottom, right) = low[n].tolist(), high[n].tolist()
             yield n, (top - _MARGIN, left - _MARGIN, bottom + _MARGIN + 1, right + _MARGIN + 1)
 
-    def paint(self, n: int, window: tuple[int, int, int, int], labels: np.ndarray, best: np.ndarray) -> float:
+    def score(self, n: int, window: tuple[int, int, int, int]) -> float:
+        """The IoU to be expected of a person's mask."""
+        return self._score(self._soft(n, window), window)
+
+    def _score(self, patch: np.ndarray, window: tuple[int, int, int, int]) -> float:
+        top, left = window[:2]
+        height, width = self._picture_hw
+        return expected_iou(patch[max(-top, 0) : height - top, max(-left, 0) : width - left])
+
+    def paint(
+        self, n: int, window: tuple[int, int, int, int], label: int, labels: np.ndarray, best: np.ndarray
+    ) -> float:
         """Label the pixels in which the person's enlarged mask is larger than anybody's before, and above 0.5.
 
         Returns the mask's score.
         """
         top, left, bottom, right = window
         patch = self._soft(n, window)
-        height, width = self._picture_hw
-        score = expected_iou(patch[max(-top, 0) : height - top, max(-left, 0) : width - left])
+        score = self._score(patch, window)
         extend_over_border(patch, top, left, *self._picture_hw)
         if self._smoothing_cells >= 0.3:
             patch = cv2.GaussianBlur(patch, (5, 5), self._smoothing_cells, borderType=cv2.BORDER_REPLICATE)
@@ -264,7 +326,7 @@ class _Painter:
             borderMode=cv2.BORDER_REPLICATE,
         )
         so_far = best[y0:y1, x0:x1]
-        np.copyto(labels[y0:y1, x0:x1], n + 1, where=enlarged > so_far)
+        np.copyto(labels[y0:y1, x0:x1], label, where=enlarged > so_far)
         np.maximum(enlarged, so_far, out=so_far)
         return score
 
