@@ -76,7 +76,7 @@ def test_training_steps_of_a_process_for_each_variant(monkeypatch: pytest.Monkey
     result = run_suite("training", BenchSettings(Path("unused.onnx"), threads=1, rounds=3))
     rows = result.rows
     assert set(result.versions) == {"torch"}
-    variants = [("given back", "float32"), ("kept", "float32"), ("kept", "bfloat16")]
+    variants = [("given back", "float32"), ("kept", "float32"), ("kept", "bfloat16 throughout"), ("kept", "bfloat16")]
     assert [(row.case["window"], row.case["memory"], row.case["precision"]) for row in rows] == [
         (window, *variant) for window in ("64 x 64", "96 x 96") for variant in variants
     ]
