@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 
 from kdc_core.fields import Fields
@@ -254,5 +255,4 @@ def _static_centroids(truth: GroundTruth) -> np.ndarray:
 def _cell_mean(pixels: np.ndarray, stride: int) -> np.ndarray:
     """Mean of a pixel map over each cell, float32 (h, w)."""
     height, width = (s // stride for s in pixels.shape)
-    blocks = pixels[: height * stride, : width * stride].reshape(height, stride, width, stride)
-    return blocks.mean(axis=(1, 3), dtype=np.float32)
+    return cv2.resize(pixels.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)

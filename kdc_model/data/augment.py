@@ -217,13 +217,13 @@ def random_colour(image: np.ndarray, strength: float, rng: np.random.Generator) 
     """uint8 RGB: brightness, contrast, saturation changed by up to `strength`, hue a little; rarely grey."""
     if strength <= 0:
         return image
-    pixels = image.astype(np.float32)
     gain = 1 + rng.uniform(-strength, strength)
     contrast = 1 + rng.uniform(-strength, strength)
     saturation = 0.0 if rng.random() < 0.05 else 1 + rng.uniform(-strength, strength)
-    tint = 1 + rng.uniform(-0.1, 0.1, 3).astype(np.float32) * strength / 0.4
-    grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
-    pixels = grey[..., None] + (pixels - grey[..., None]) * saturation
-    mean = float(grey.mean())
-    pixels = ((pixels - mean) * contrast + mean) * gain * tint
-    return np.clip(pixels, 0, 255).astype(np.uint8)
+    tint = 1 + rng.uniform(-0.1, 0.1, 3) * strength / 0.4
+    # Towards the grey of each pixel, then about the mean grey of the picture: linear, so one pass does it all.
+    grey = np.array([0.299, 0.587, 0.114])
+    matrix = saturation * np.eye(3) + (1 - saturation) * grey
+    mean = float(grey @ cv2.mean(image)[:3])
+    linear = np.column_stack([contrast * matrix, np.full(3, (1 - contrast) * mean)])
+    return cv2.transform(image, gain * tint[:, None] * linear)  # rounds and clips
