@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -43,6 +45,18 @@ def test_millimetres_and_holes_at_the_hips():
         assert np.isnan(found.keypoints_m[0, KEYPOINT_INDEX["left_hip"]]).all()
         assert found.sources[0] == PositionSource.DEPTH  # by the rest of the person
         assert found.roots_m[0, 2] == pytest.approx(TRUNK_M, abs=1e-3)
+
+
+def test_somebody_of_whom_only_the_mask_is_seen():
+    """In the middle of the box, as far as most of the mask is."""
+    people, depth = one_person()
+    people = dataclasses.replace(people, keypoint_scores=np.zeros_like(people.keypoint_scores))
+    found = locate_people(people, CAMERA, IMAGE_HW, depth)
+    assert found.sources.tolist() == [PositionSource.DEPTH] and np.isnan(found.keypoints_m).all()
+    assert found.roots_m[0, 2] == pytest.approx(TRUNK_M, abs=1e-3)
+    middle = (people.boxes_xyxy[0, :2] + people.boxes_xyxy[0, 2:]) / 2
+    assert np.allclose(CAMERA.project(found.roots_m[0]), middle, atol=0.05)
+    assert locate_people(people, CAMERA, IMAGE_HW).sources.tolist() == [PositionSource.NONE]
 
 
 @pytest.mark.parametrize("depth", [None, np.full(IMAGE_HW, np.nan, np.float32), np.zeros((10, 10), np.uint16)])
