@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 # A picture full of cells that agree with nobody must not take long.
@@ -15,6 +16,9 @@ _MOST_SEEDS = 64
 # Times a centre is moved to the mean of the cells that point at it.
 _ITERATIONS = 2
 _LN2 = float(np.log(2.0))
+# phi is above 0.5 within so many sigmas.
+_REACH = float(np.sqrt(2.0 * np.log(2.0)))
+_MOST_SQUARES = 256  # along each axis
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +51,7 @@ def find_mask_only(
     log_sigma = np.log(np.maximum(sigma, 1e-3))
     centres: list[tuple[float, float]] = []
     scales: list[float] = []
-    left = np.arange(len(x))
+    left = np.flatnonzero(_crowded(x, y, sigma, least))
     for _ in range(_MOST_SEEDS):
         if len(left) < least:
             break
@@ -70,3 +74,18 @@ def find_mask_only(
         mine[seed] = True
         left = left[~mine]
     return Centroids(np.array(centres, np.float32).reshape(-1, 2), np.array(scales, np.float32)), group
+
+
+def _crowded(x: np.ndarray, y: np.ndarray, sigma: np.ndarray, least: int) -> np.ndarray:
+    """Which of P cells can be in a group of `least` at all, bool (P,): so many point into the squares around theirs.
+
+    No group is wider than a square. The many loose cells at people's edges need not be tried one by one.
+    """
+    if len(x) < least:
+        return np.zeros(len(x), bool)
+    side = max(2.0 * _REACH * float(sigma.max()), 1e-3)
+    column, row = (np.minimum((v - v.min()) / side, _MOST_SQUARES - 1).astype(np.intp) for v in (x, y))
+    shape = (int(row.max()) + 1, int(column.max()) + 1)
+    count = np.bincount(row * shape[1] + column, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float32)
+    around = cv2.boxFilter(count, -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    return np.asarray(around[row, column] >= least)

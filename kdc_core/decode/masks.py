@@ -75,11 +75,14 @@ class _Cells:
 
     @classmethod
     def active(cls, fields: MaskFields) -> _Cells:
-        """Cells above the background, their embedding as absolute network pixels e(x) = x + v(x)."""
+        """Cells above the background that point somewhere, their embedding as absolute pixels e(x) = x + v(x)."""
         index = np.flatnonzero(fields.person > _BACKGROUND)
         row, col = np.divmod(index, fields.person.shape[1])
         centre = (np.stack([col, row]).astype(np.float32) + 0.5) * fields.stride - 0.5
         offset = fields.embedding.reshape(len(fields.embedding), -1).take(index, 1)
+        if not np.isfinite(offset).all():
+            somewhere = np.isfinite(offset).all(0)
+            index, offset, centre = index[somewhere], offset[:, somewhere], centre[:, somewhere]
         return cls(index, fields.person.take(index), offset.reshape(len(offset) // 2, 2, len(index)) + centre)
 
 
@@ -196,10 +199,10 @@ def _with_mask_only(
     assert known.centroids is not None
     free = np.flatnonzero((cells.person > options.person_threshold) & (known.phi <= 0.5))
     x, y = cells.embedding[0]
-    sigma = fields.sigma.take(cells.index[free])
-    found, group = find_mask_only(
-        x[free], y[free], cells.person[free], sigma, known.centroids, options.mask_only_cells, options.mask_only_apart
-    )
+    sigma = fields.sigma.take(cells.index)
+    free = free[np.isfinite(sigma[free])]
+    least, apart = options.mask_only_cells, options.mask_only_apart
+    found, group = find_mask_only(x[free], y[free], cells.person[free], sigma[free], known.centroids, least, apart)
     count = len(known.centroids.scale)
     everybody = Centroids(
         np.concatenate([known.centroids.centres_xy, found.centres_xy]),

@@ -144,6 +144,28 @@ def test_bank_models_have_none() -> None:
     assert len(decode_masks(bank, pose_in(0), LETTERBOX, mask_only=10).scores) == 1
 
 
+def test_cells_that_point_nowhere_count_for_nothing() -> None:
+    broken = fields(1)
+    broken.embedding[:, 4:8, 4:8] = np.nan
+    broken.embedding[:, 8:10, 4:8] = np.inf
+    broken.sigma[10:12, 4:8] = np.nan
+    masks = decode_masks(broken, NO_POSES, LETTERBOX, mask_only=10)
+    assert masks.centroids_xy == pytest.approx(np.array([GOALS[0]]), abs=0.01)
+    rows, columns = np.nonzero(masks.labels)
+    assert rows.max() == 111 and columns.max() == BODIES[0][1] * 4 - 1
+    assert not masks.labels[16:40, 16:28].any(), "but for the edge of what is whole"
+
+
+def test_loose_cells_do_not_hide_a_group() -> None:
+    """A hundred cells that agree with nobody are likelier people than the twenty that do."""
+    rng = np.random.default_rng(2)
+    x, y = rng.uniform(0, 10_000, (2, 120)).astype(np.float32)
+    x[100:], y[100:] = 5000.0 + rng.normal(0, 0.5, (2, 20)).astype(np.float32)
+    person = np.where(np.arange(120) < 100, 0.95, 0.6).astype(np.float32)
+    found, group = find_mask_only(x, y, person, np.full(120, 4.0, np.float32), NOBODY, least=16, apart=0.4)
+    assert len(found.scale) == 1 and (group[100:] == 0).all() and (group[:100] == -1).sum() >= 99
+
+
 def test_the_pipeline_reports_people_without_keypoints() -> None:
     people = seen(fields())(blank()).people
     assert len(people) == 2 and not people.keypoint_scores.any()
