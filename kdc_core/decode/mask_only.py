@@ -58,21 +58,22 @@ def find_mask_only(
         ex, ey, weight = x[left], y[left], person[left]
         seed = int(weight.argmax())
         cx, cy, scale = float(ex[seed]), float(ey[seed]), 0.5 * float(np.exp(-2.0 * log_sigma[left[seed]]))
+        near = scale * ((ex - cx) ** 2 + (ey - cy) ** 2) < _LN2
+        if 2 * np.count_nonzero(near) < least:  # no neighbourhood worth a second look
+            left = left[~near]
+            continue
         for _ in range(_ITERATIONS):
-            near = scale * ((ex - cx) ** 2 + (ey - cy) ** 2) < _LN2
-            if not near.any():
-                break
             total = float(weight[near].sum())
             cx, cy = float(weight[near] @ ex[near]) / total, float(weight[near] @ ey[near]) / total
             scale = 0.5 * float(np.exp(-2.0 * log_sigma[left[near]].mean()))
-        mine = scale * ((ex - cx) ** 2 + (ey - cy) ** 2) < _LN2
+            near = scale * ((ex - cx) ** 2 + (ey - cy) ** 2) < _LN2
+            near[seed] = True
         rival = np.exp(-known.scale * ((known.centres_xy - (cx, cy)) ** 2).sum(1)).max(initial=0.0)
-        if mine.sum() >= least and rival <= apart:
-            group[left[mine]] = len(centres)
+        if np.count_nonzero(near) >= least and rival <= apart:
+            group[left[near]] = len(centres)
             centres.append((cx, cy))
             scales.append(scale)
-        mine[seed] = True
-        left = left[~mine]
+        left = left[~near]
     return Centroids(np.array(centres, np.float32).reshape(-1, 2), np.array(scales, np.float32)), group
 
 
