@@ -23,6 +23,7 @@ from kdc_cli import (
     gradients,
     masks,
     parity,
+    poses,
     predict,
     record_demo,
     replay,
@@ -31,7 +32,7 @@ from kdc_cli import (
 from kdc_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, message_of
 
 COMMANDS = (
-    predict, replay, compare, record_demo, train, evaluate, ablate, gradients, boxes, masks, export, parity,
+    predict, replay, compare, record_demo, train, evaluate, ablate, gradients, boxes, masks, poses, export, parity,
     build_engine, bench,
 )  # fmt: skip
 

@@ -153,7 +153,7 @@ def ground_truth(record: ImageRecord, warp: Warp) -> GroundTruth:
         xy, known = warp.keypoints(person.keypoints)
         if not region.any() and not known.any():
             continue
-        if not person.has_keypoints:
+        if not (person.has_keypoints and person.all_keypoints):
             keypoint_ignore |= region
         if mask is None:
             mask_ignore |= region

@@ -35,6 +35,8 @@ class Person:
     ignore:       the region counts in no loss: a crowd, or a person with neither keypoints nor mask.
     mask_quality: IoU of the mask with the true one; 1 for a person's own, an estimate for a machine-made one.
     crowd:        not one person but many.
+    all_keypoints: whether whoever labelled the keypoints went through them all. Else (machine-made ones) a keypoint
+                  without a label may well be in view, and the person is no negative of it.
     """
 
     keypoints: np.ndarray
@@ -43,6 +45,7 @@ class Person:
     ignore: bool
     mask_quality: float = 1.0
     crowd: bool = False
+    all_keypoints: bool = True
     annotation_id: int | None = None
 
     @property
@@ -263,6 +266,7 @@ def _person(
         segmentation,
         ignore,
         crowd=crowd,
+        all_keypoints=bool(annotation.get("all_keypoints", True)),
         annotation_id=number if isinstance(number, int) else None,
     )
 

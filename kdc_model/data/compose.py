@@ -53,7 +53,7 @@ def paste_person(
         labelled=np.concatenate([labelled, seen[None]]),
         instance=instance,
         has_mask=np.append(truth.has_mask, True),
-        keypoint_ignore=truth.keypoint_ignore & ~cut,
+        keypoint_ignore=np.where(cut, donor.keypoint_ignore, truth.keypoint_ignore),
         mask_ignore=truth.mask_ignore & ~cut,
         annotated_types=truth.annotated_types & donor.annotated_types,
     )

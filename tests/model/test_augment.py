@@ -1,5 +1,6 @@
 """One warp moves image, keypoints, boxes and masks together."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -271,6 +272,16 @@ def test_person_without_keypoints_is_ignored_by_the_heatmap_only():
     truth = ground_truth(record_of((64, 64), person_of((10, 10, 20, 20), rle_of(SQUARE))), IDENTITY)
     assert (truth.keypoint_ignore == (SQUARE > 0)).all() and not truth.mask_ignore.any()
     assert (truth.instance == SQUARE).all() and truth.has_mask.tolist() == [True]
+
+
+def test_a_keypoint_that_nobody_looked_for_is_no_negative():
+    """Of a person whose labels are not all there, what is labelled counts, and nothing else within its mask."""
+    whole = person_of((10, 10, 20, 20), rle_of(SQUARE), nose=(15, 15))
+    partly = replace(whole, all_keypoints=False)
+    for person, ignored in ((whole, np.zeros_like(SQUARE)), (partly, SQUARE)):
+        truth = ground_truth(record_of((64, 64), person), IDENTITY)
+        assert np.flatnonzero(truth.labelled[0]).tolist() == [KEYPOINT_INDEX["nose"]]
+        assert (truth.keypoint_ignore == (ignored > 0)).all() and not truth.mask_ignore.any()
 
 
 def test_person_without_mask_leaves_its_box_uncertain_but_for_known_people():

@@ -39,7 +39,15 @@ GOOD = {
         },
         {"id": 3, "image_id": 7, "category_id": 1, "bbox": BOX, "segmentation": RLE, "iscrowd": 1},
         {"id": 4, "image_id": 7, "category_id": 18, "bbox": "a dog's"},
-        {"id": 5, "image_id": 7, "bbox": BOX, "keypoints": KEYPOINTS, "segmentation": RLE, "has_mask": False},
+        {
+            "id": 5,
+            "image_id": 7,
+            "bbox": BOX,
+            "keypoints": KEYPOINTS,
+            "all_keypoints": False,
+            "segmentation": RLE,
+            "has_mask": False,
+        },
         {"id": 6, "image_id": 7, "bbox": BOX, "segmentation": []},
     ],
 }
@@ -66,6 +74,7 @@ def test_reads_what_is_there(files):
     assert len(first.persons) == 5  # the dog is nobody
     assert [p.ignore for p in first.persons] == [False, False, True, False, True]  # a crowd; nothing known
     assert [p.has_keypoints for p in first.persons] == [True, False, False, True, False]
+    assert [p.all_keypoints for p in first.persons] == [True, True, True, False, True]
     with_both = first.persons[0]
     assert with_both.keypoints.shape == (17, 3) and with_both.keypoints[16].tolist() == [19, 14, 1]
     assert with_both.box_xywh == (10, 5, 10, 10)

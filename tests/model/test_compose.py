@@ -50,6 +50,18 @@ def test_a_pasted_person_brings_its_pixels_and_points_and_hides_what_is_behind()
     assert behind.labelled[0, WRIST] and (behind.instance[15:30, 15:25] == 1).all()  # the input is untouched
 
 
+def test_what_is_not_known_of_a_pasted_person_comes_along():
+    unknown = np.zeros((40, 60), bool)
+    unknown[20:, 20:50] = True
+    donor = truth_of((40, 60), (np.s_[15:40], np.s_[15:40], {NOSE: (30, 18)}), ignore=unknown)
+    blank = np.zeros((40, 60, 3), np.uint8)
+    _, truth = paste_person(blank, truth_of((40, 60)), blank, donor, 0)
+    expected = np.zeros((40, 60), bool)
+    expected[20:, 20:40] = True  # of the donor's uncertain region, the part that was cut out
+    np.testing.assert_array_equal(truth.keypoint_ignore, expected)
+    assert not truth.mask_ignore.any()  # its outline is known
+
+
 def test_a_person_wholly_covered_is_gone():
     behind = truth_of((40, 60), (np.s_[16:30], np.s_[16:30], {NOSE: (2, 2)}))  # a point beyond its mask
     donor = truth_of((40, 60), (np.s_[15:40], np.s_[15:40], {NOSE: (30, 18)}))
