@@ -45,8 +45,8 @@ class Person:
     ignore: bool
     mask_quality: float = 1.0
     crowd: bool = False
-    all_keypoints: bool = True
     annotation_id: int | None = None
+    all_keypoints: bool = True
 
     @property
     def has_keypoints(self) -> bool:
