@@ -19,7 +19,9 @@ _DESCRIPTION = """\
 Make COCO annotations of photos whose people have nothing but a box (YOLO's label files), by what a trained
 network sees in them: boxes of crowds, and people whom the boxes leave out, count in no loss. `kdc masks`
 then outlines the others. Photos that were squashed to a square get the shape back at which the network is
-surest of people. About a tenth of a second a photo, with --squashed half a second."""
+surest of people. About a tenth of a second a photo, with --squashed half a second.
+With --nobody the photos show no people and need no labels: what a network takes for people there (animals,
+statues, clothes) it unlearns."""
 
 _EPILOG = """\
 example:
@@ -27,6 +29,7 @@ example:
   kdc masks --taught taught.pt --annotations boxed/annotations.json --images boxed/images \\
             --checked-by weights/kdc_mobile.onnx --out boxed/masks.json
   (training configuration: train_annotations, train_images and pseudo_masks name these three)
+  kdc boxes --nobody --images animals --out animals
 """
 # To tell which shape a photo had, a small picture of it will do, and every inkling of a person counts.
 _SHAPE_PX, _SHAPE_SCORE = 352, 0.05
@@ -39,7 +42,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "boxes", help="make annotations of photos with boxes only", description=_DESCRIPTION, epilog=_EPILOG
     )
     parser.add_argument("--images", required=True, type=Path, metavar="DIR", help="the photos")
-    parser.add_argument("--labels", required=True, type=Path, metavar="DIR", help="a .txt for each photo, named alike")
+    people = parser.add_mutually_exclusive_group(required=True)
+    people.add_argument("--labels", type=Path, metavar="DIR", help="a .txt for each photo, named alike")
+    people.add_argument("--nobody", action="store_true", help="the photos show nobody")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets annotations.json, and images/")
     parser.add_argument("--model", type=Path, metavar="FILE.onnx", help="the network (default: the shipped one)")
     parser.add_argument(
@@ -68,11 +73,13 @@ def run(args: argparse.Namespace) -> None:
     if not args.images.is_dir():
         raise CommandError(f"{args.images}: no such folder")
     files = sorted(f for f in args.images.iterdir() if f.is_file() and f.suffix.lower() in IMAGE_SUFFIXES)
+    if args.nobody:
+        _write_nobody(args, files)
+        return
     labels = [args.labels / f"{f.stem}.txt" for f in files]
     if not any(label.is_file() for label in labels):
         raise CommandError(f"{args.labels} has a label file for none of the {len(files)} photos in {args.images}")
-    if (args.out / "annotations.json").exists():
-        raise CommandError(f"{args.out / 'annotations.json'} exists already: choose another folder, or remove it")
+    _refuse_to_overwrite(args.out)
     model = args.model or default_model_path()
     seeing = judging_pipeline(model)
     shaping = judging_pipeline(model, _SHAPE_PX, _SHAPE_SCORE) if args.squashed else None
@@ -99,13 +106,42 @@ def run(args: argparse.Namespace) -> None:
         boxes = parts * (width, height, width, height)
         annotations += annotate(boxes.tolist(), seeing(image).people, number, len(annotations) + 1)
         images.append({"id": number, "file_name": name, "width": width, "height": height})
-    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
-    (args.out / "annotations.json").write_text(json.dumps(content))
+    _write(args.out, images, annotations)
     crowds = sum(annotation["iscrowd"] for annotation in annotations)
     print(
         f"{len(images)} photos, {len(annotations) - crowds} people, {crowds} places that count in no loss: "
         f"{args.out / 'annotations.json'}" + (f", {made}" if args.squashed else "")
     )
+
+
+def _write_nobody(args: argparse.Namespace, files: list[Path]) -> None:
+    """Photos without annotations: all of each is background."""
+    from tqdm import tqdm
+
+    from kdc_core.images import read_rgb
+
+    if args.squashed:
+        raise CommandError("--squashed goes by the people in a photo: not with --nobody")
+    if not files:
+        raise CommandError(f"{args.images} has no photos")
+    _refuse_to_overwrite(args.out)
+    images: list[dict[str, Any]] = []
+    for number, file in enumerate(tqdm(files, unit="photo"), 1):
+        height, width = read_rgb(file, upright=False).shape[:2]
+        images.append({"id": number, "file_name": file.name, "width": width, "height": height})
+    args.out.mkdir(parents=True, exist_ok=True)
+    _write(args.out, images, [])
+    print(f"{len(images)} photos that show nobody: {args.out / 'annotations.json'}")
+
+
+def _refuse_to_overwrite(out: Path) -> None:
+    if (out / "annotations.json").exists():
+        raise CommandError(f"{out / 'annotations.json'} exists already: choose another folder, or remove it")
+
+
+def _write(out: Path, images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> None:
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
+    (out / "annotations.json").write_text(json.dumps(content))
 
 
 def _sureness(pipeline: Pipeline, image: np.ndarray) -> float:

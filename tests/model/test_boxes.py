@@ -123,6 +123,21 @@ def test_command(photos, tmp_path, capsys):
     assert (record.width, record.height) == (128, 128) and not (tmp_path / "as_they_are" / "images").exists()
 
 
+def test_photos_that_show_nobody(photos, tmp_path, capsys):
+    images, _ = photos
+    command = ["boxes", "--nobody", "--images", str(images), "--out", str(tmp_path / "nobody")]
+    assert main(command) == 0
+    assert "3 photos that show nobody" in capsys.readouterr().out
+    records = load_records(tmp_path / "nobody" / "annotations.json", images)
+    assert [(record.width, record.height, record.persons) for record in records] == [(128, 128, ())] * 3
+    assert main(command) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert main([*command[:-1], str(tmp_path / "other"), "--squashed"]) == 1
+    assert "not with --nobody" in capsys.readouterr().err
+    assert main([*command[:3], str(tmp_path), "--out", str(tmp_path / "other")]) == 1
+    assert "has no photos" in capsys.readouterr().err
+
+
 def test_one_line_says_what_is_wrong(photos, tmp_path, capsys):
     images, labels = photos
     assert main(["boxes", "--images", str(tmp_path / "no"), "--labels", str(labels), "--out", str(tmp_path / "o")]) == 1
