@@ -25,6 +25,7 @@ from kdc_core.coco_scores import (
     score_masks,
 )
 from kdc_core.images import read_rgb
+from kdc_core.pipeline import PipelineOptions
 from kdc_core.types import FrameResult
 from kdc_model.data.coco import AnnotationError, ImageRecord, keypoint_names, load_records, person_category
 from kdc_model.protocols import PROTOCOLS, Protocol
@@ -126,7 +127,9 @@ def score(
 
     Returns keypoints.AP and so on, segm.AP and so on (both -1 where nothing is annotated, as COCO has it),
     person_iou, images, and ms_per_image, the mean time of `predict` without reading the file; of the protocol's
-    subsets keypoints.easy.AP and so on.
+    subsets keypoints.easy.AP and so on. Where some images have no annotation at all: nobody.images, how many, and
+    nobody.people, how many of a score that is reported by default were found in one of these, in the mean. (A pipeline
+    that was asked for weaker people, too, gives these some of the cells that make somebody without a pose.)
     """
     found = [entry for part in parts for entry in part.results]
     by_keypoints, by_masks = rescore(truth, found) if rescore else (found, found)
@@ -147,6 +150,9 @@ def score(
             pixels.intersection += part.pixels.intersection
             pixels.union += part.pixels.union
         out["person_iou"] = pixels.iou()
+    if empty := {image.image_id for image in truth if not image.annotations}:
+        false = [e for e in found if e["image_id"] in empty and e["score"] >= PipelineOptions.person_threshold]
+        out |= {"nobody.images": len(empty), "nobody.people": len(false) / len(empty)}
     out["images"] = len(truth)
     out["ms_per_image"] = 1e3 * sum(part.seconds for part in parts) / len(truth)
     return out
@@ -191,6 +197,9 @@ def format_table(metrics: dict[str, float]) -> str:
         values = [metrics[f"{kind}.{name}"] for name in names]
         lines.append(f"{kind:<18}" + "".join(f"{name:>7}" for name in names))
         lines.append(" " * 18 + "".join(f"{_number(v):>7}" for v in values))
+    if "nobody.images" in metrics:
+        people = f"{metrics['nobody.people']:.3f} people found in one"
+        lines.append(f"{metrics['nobody.images']:.0f} images that show nobody: {people}")
     pixels = f"person pixels: IoU {_number(metrics['person_iou'])}; " if "person_iou" in metrics else ""
     lines.append(f"{pixels}{metrics['images']:.0f} images, {metrics['ms_per_image']:.1f} ms an image")
     return "\n".join(lines)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -215,6 +216,22 @@ def test_nobody_annotated_and_nobody_found(folder: Path) -> None:
     metrics = evaluate(nobody, edit(folder, lambda _: []))
     assert metrics["keypoints.AP"] == metrics["segm.AP"] == metrics["person_iou"] == -1
     assert "nan" not in format_table(metrics)
+
+
+def test_people_where_there_are_none(folder: Path) -> None:
+    def unsure(image: np.ndarray) -> FrameResult:
+        result = perfect(image)
+        scores = np.where(np.arange(len(result.people)) == 0, 0.15, 0.14).astype(np.float32)
+        return replace(result, people=replace(result.people, scores=scores))
+
+    assert "nobody.images" not in evaluate(perfect, truth_of(folder))
+    truth = edit(folder, lambda annotations: [a for a in annotations if a["image_id"] > 2])
+    metrics = evaluate(perfect, truth)
+    people = sum(len(true_people(n)) for n in range(2))
+    assert (metrics["nobody.images"], metrics["nobody.people"]) == (2, people / 2)
+    assert f"2 images that show nobody: {people / 2:.3f} people" in format_table(metrics)
+    # Those below the default threshold would not be reported.
+    assert evaluate(unsure, truth)["nobody.people"] == sum(len(true_people(n)) > 0 for n in range(2)) / 2
 
 
 def test_a_false_person_costs_precision(folder: Path) -> None:
