@@ -28,7 +28,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "export", help="turn a checkpoint into an ONNX file", description=_DESCRIPTION, epilog=_EPILOG
     )
-    parser.add_argument("--checkpoint", required=True, type=Path, metavar="FILE.pt", help="last.pt of a run")
+    parser.add_argument(
+        "--checkpoint", required=True, nargs="+", type=Path, metavar="FILE.pt",
+        help="last.pt of a run; of several, the mean of their weights",
+    )  # fmt: skip
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.onnx", help="the file to write")
     parser.add_argument(
         "--long-side",
@@ -54,8 +57,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Export. Raises FileNotFoundError, CheckpointError, ModelSpecError, ParityError, CommandError."""
-    if not args.checkpoint.is_file():
-        raise FileNotFoundError(f"no checkpoint at {args.checkpoint}")
+    for checkpoint in args.checkpoint:
+        if not checkpoint.is_file():
+            raise FileNotFoundError(f"no checkpoint at {checkpoint}")
     if args.fixed_size and args.long_side:
         raise CommandError("--fixed-size says the size already: leave --long-side out")
     from kdc_cli.gate import pictures_in

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from kdc_core.parity import LIMITS, ParityLimits, comparable_pipeline, compare
 from kdc_core.skeleton import NUM_KEYPOINTS
 from kdc_core.spec import METADATA_KEY, OUTPUT_NAMES, ModelSpec, ModelSpecError
 from kdc_model.candidate_graph import ExportedKDC
-from kdc_model.checkpoint import network_from_checkpoint
+from kdc_model.checkpoint import mean_network
 from kdc_model.data.scenes import make_scene
 from kdc_model.network import KDCNet
 from kdc_model.torch_backend import ReferenceBackend, model_spec
@@ -42,7 +42,7 @@ class ParityError(RuntimeError):
 
 
 def export_onnx(
-    checkpoint: Path,
+    checkpoint: Path | Sequence[Path],
     out: Path,
     long_side: int | None = None,
     num_candidates: int = 32,
@@ -53,7 +53,7 @@ def export_onnx(
     pictures: Iterable[np.ndarray] | None = None,
     limits: ParityLimits = LIMITS["fp32"],
 ) -> ModelSpec:
-    """Export a checkpoint's averaged network and check it on square and non-square inputs.
+    """Export a checkpoint's averaged network, or the mean of several, and check it on square and non-square inputs.
 
     long_side:     size the model is meant to be run at (default: the configuration's), network pixels.
     fixed_hw:      the one input size (height, width) that the model takes; None = any multiple of its step.
@@ -61,7 +61,7 @@ def export_onnx(
     pictures:      uint8 RGB (H, W, 3) of people; the people found by the file and by torch are compared too.
     Raises ParityError, and ModelSpecError for an impossible size; nothing is put in place unless all checks pass.
     """
-    network, config, step = network_from_checkpoint(checkpoint)
+    network, config, step = mean_network([checkpoint] if isinstance(checkpoint, Path) else checkpoint)
     origin = {"trunk": config.trunk, "step": step, "weights_sha256": _digest(network), **(provenance or {})}
     spec = model_spec(network, config, long_side, num_candidates, origin)
     if fixed_hw is not None:

@@ -18,6 +18,7 @@ from kdc_core.encode import encode, ideal_fields  # noqa: E402
 from kdc_core.parity import LIMITS, comparable_pipeline, compare  # noqa: E402
 from kdc_core.spec import ModelSpec, ModelSpecError  # noqa: E402
 from kdc_model.candidate_graph import CandidateFinder, _Grid  # noqa: E402
+from kdc_model.checkpoint import CheckpointError, mean_network  # noqa: E402
 from kdc_model.config import TrainConfig  # noqa: E402
 from kdc_model.data.scenes import make_scene  # noqa: E402
 from kdc_model.export import (  # noqa: E402
@@ -224,6 +225,28 @@ def test_export_from_a_checkpoint(tmp_path: Path) -> None:
         load_backend(out, "torch")
     content = (tmp_path / "model.onnx").read_bytes()
     assert b"/kdc_model/" not in content, "no paths of the machine it was made on"
+
+
+def test_mean_of_checkpoints(tmp_path: Path) -> None:
+    def save(name: str, state: dict, step: int, channels: int = 16) -> Path:
+        config = TrainConfig(("a.json",), ("images",), channels=channels, head_units=1)
+        torch.save({"config": config.to_dict(), "step": step, "average": state}, tmp_path / name)
+        return tmp_path / name
+
+    state = lively_network().state_dict()
+    less = {name: 0.98 * value if value.is_floating_point() else value for name, value in state.items()}
+    first, second = save("first.pt", state, 7), save("second.pt", less, 9)
+    mean, _, step = mean_network([first, second])
+    assert step == 9 and not mean.training
+    for name, value in mean.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, 0.99 * state[name])
+    spec = export_onnx([first, second], tmp_path / "mean.onnx", fixed_hw=(96, 160))
+    of_one = export_onnx(second, tmp_path / "second.onnx", fixed_hw=(96, 160))
+    assert spec.provenance["step"] == 9 and spec.provenance["weights_sha256"] != of_one.provenance["weights_sha256"]
+    other = KDCNet(NetworkConfig(channels=8, head_units=1)).state_dict()
+    with pytest.raises(CheckpointError, match="different networks"):
+        mean_network([save("narrow.pt", other, 3, channels=8), second])
 
 
 def test_size_that_the_network_cannot_have() -> None:
