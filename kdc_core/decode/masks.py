@@ -32,7 +32,7 @@ class MaskOptions:
     mask_only_apart:     where such a person's centroid lies, phi of everybody else must not be above this.
     """
 
-    person_threshold: float = 0.45
+    person_threshold: float = 0.4
     keypoint_confidence: float = 0.1
     iterations: int = 1
     smoothing_cells: float = 0.5
