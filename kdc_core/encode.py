@@ -200,7 +200,7 @@ def _disk_owners(truth: GroundTruth, centres: np.ndarray, stride: int, radii_px:
     height, width = centres.shape[1:]
     owner = np.full((NUM_KEYPOINTS, height, width), -1, np.int32)
     nearest = np.full((NUM_KEYPOINTS, height, width), np.inf, np.float32)
-    radii_px = np.maximum(radii_px, stride / np.sqrt(2.0))
+    radii_px = np.maximum(radii_px, stride / np.sqrt(2.0) * (1.0 + 1e-6))  # a corner of four cells is just within reach
     for n, k in np.argwhere(truth.labelled):
         x, y = truth.keypoints_xy[n, k]
         radius_px = radii_px[n, k]

@@ -25,7 +25,7 @@ from kdc_core.types import FrameResult, People
 
 # So sure is a sure mask without a pose: never sure enough to begin a track (`tracking.options.SURE_SCORE`), but one
 # that began with a pose goes on.
-MASK_ONLY_SCORE = 0.25
+MASK_ONLY_SCORE = 0.249
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,14 @@ class MaskOptions:
     mask_only_cells: int = 16
     mask_only_apart: float = 0.4
 
+    def __post_init__(self) -> None:
+        for name in ("person_threshold", "keypoint_confidence", "mask_only_apart"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must be within 0..1, got {getattr(self, name)}")
+        for name, least in (("iterations", 0), ("mask_only_cells", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
 
 @dataclass(frozen=True, eq=False)
 class MaskFields:
@@ -113,8 +121,9 @@ def decode_masks(
 
     phi_j(x) = exp(-|e(x) - C_j|^2 / 2 sigma_j^2) with C_j and sigma_j the confidence-weighted means of embedding and
     sigma at the person's confident keypoints: the dynamic centroid. A pixel is person j's where phi_j is the largest,
-    phi_j > 0.5 and it is a person at all. Of the pixels that are then nobody's, those that point at one place are one
-    person more (`kdc_core.decode.mask_only`; not in the bank form, which asks for keypoints).
+    phi_j > 0.5 and it is a person at all. Of the cells that are then nobody's, those that point at one place are one
+    person more (`kdc_core.decode.mask_only`; not in the bank form, which asks for keypoints): the cells of people with
+    a pose stay theirs, and between the centres of two people's cells the line is drawn as between any two people.
     """
     options = options or MaskOptions()
     count = len(poses.scores)
@@ -125,24 +134,31 @@ def decode_masks(
         return InstanceMasks(labels, scores)
     compete = _bank_territories if bank else _embedding_territories
     territories = compete(fields, cells, poses, options)
-    found = Centroids(np.zeros((0, 2), np.float32), np.zeros(0, np.float32))
+    painter = _Painter(fields, cells, letterbox, options)
+    added, places = np.zeros(0, np.float32), np.zeros((0, 2), np.float32)
     if mask_only > 0 and territories.centroids is not None:
-        territories, found = _with_mask_only(fields, cells, territories, options)
-    painter = _Painter(fields, cells, territories, letterbox, options)
-    windows = dict(painter.windows(count + len(found.scale)))
+        found, members = _without_pose(fields, cells, territories, letterbox, options)
+        everybody = _joined(territories, cells, found, members)
+        windows = dict(painter.windows(everybody, count + len(found)))
+        expected = {n - count: painter.score(everybody, n, window) for n, window in windows.items() if n >= count}
+        chosen = sorted((n for n in expected if expected[n] >= least_score), key=lambda n: -expected[n])[:mask_only]
+        # Those who are not good enough take nothing from their neighbours either.
+        territories = _joined(territories, cells, found[chosen], [members[n] for n in chosen])
+        added, places = np.array([expected[n] for n in chosen], np.float32), found.centres_xy[chosen]
+    windows = dict(painter.windows(territories, count + len(added)))
     best = np.full(letterbox.source_hw, 0.5, np.float32)
     for n, window in windows.items():
+        score = painter.paint(territories, n, window, n + 1, labels, best)
         if n < count:
-            scores[n] = painter.paint(n, window, n + 1, labels, best)
-    if len(found.scale) == 0:
-        return InstanceMasks(labels, scores)
-    expected = {n: painter.score(n, window) for n, window in windows.items() if n >= count}
-    chosen = sorted((n for n in expected if expected[n] >= least_score), key=lambda n: -expected[n])[:mask_only]
-    for number, n in enumerate(chosen):
-        painter.paint(n, windows[n], count + number + 1, labels, best)
-    more = np.array([expected[n] for n in chosen], np.float32)
-    places = found.centres_xy[np.array(chosen, np.intp) - count]
-    return InstanceMasks(labels, np.concatenate([scores, more]), places)
+            scores[n] = score
+    # Somebody too thin or too small for a single pixel, and without a keypoint, is nobody.
+    shown = [i for i in range(len(added)) if painter.shows(labels, count + i + 1, windows[count + i])]
+    if len(shown) < len(added):
+        number = np.zeros(count + len(added) + 1, np.uint16)
+        number[: count + 1] = np.arange(count + 1)
+        number[[count + i + 1 for i in shown]] = count + 1 + np.arange(len(shown))
+        labels = number[labels]
+    return InstanceMasks(labels, np.concatenate([scores, added[shown]]), places[shown])
 
 
 def keypoint_weights(poses: Poses, shape_hw: tuple[int, int], stride: int, confidence: float) -> np.ndarray:
@@ -192,27 +208,31 @@ def _embedding_territories(fields: MaskFields, cells: _Cells, poses: Poses, opti
     )
 
 
-def _with_mask_only(
-    fields: MaskFields, cells: _Cells, known: _Territories, options: MaskOptions
-) -> tuple[_Territories, Centroids]:
-    """The territories of everybody with a pose, unchanged, then those of people whom only the fields show."""
+def _without_pose(
+    fields: MaskFields, cells: _Cells, known: _Territories, letterbox: Letterbox, options: MaskOptions
+) -> tuple[Centroids, list[np.ndarray]]:
+    """People whom only the fields show: their centroids, and of each the active cells, intp."""
     assert known.centroids is not None
-    free = np.flatnonzero((cells.person > options.person_threshold) & (known.phi <= 0.5))
-    x, y = cells.embedding[0]
+    height, width = picture_cells(letterbox, fields.stride)
+    row, col = np.divmod(cells.index, fields.person.shape[1])
     sigma = fields.sigma.take(cells.index)
-    free = free[np.isfinite(sigma[free])]
+    free = (cells.person > options.person_threshold) & (known.phi <= 0.5) & np.isfinite(sigma)
+    free = np.flatnonzero(free & (row < height) & (col < width))
+    x, y = cells.embedding[0]
     least, apart = options.mask_only_cells, options.mask_only_apart
     found, group = find_mask_only(x[free], y[free], cells.person[free], sigma[free], known.centroids, least, apart)
-    count = len(known.centroids.scale)
-    everybody = Centroids(
-        np.concatenate([known.centroids.centres_xy, found.centres_xy]),
-        np.concatenate([known.centroids.scale, found.scale]),
-    )
+    return found, [free[group == n] for n in range(len(found))]
+
+
+def _joined(known: _Territories, cells: _Cells, found: Centroids, members: list[np.ndarray]) -> _Territories:
+    """The territories of everybody with a pose, unchanged, then those of people without."""
+    assert known.centroids is not None
+    x, y = cells.embedding[0]
+    everybody = known.centroids + found
     owner, phi = known.owner.copy(), known.phi.copy()
-    for n in range(len(found.scale)):
-        members = free[group == n]
-        owner[members], phi[members] = count + n, found.phi(n, x[members], y[members])
-    return _Territories(owner, phi, lambda n, chosen: everybody.phi(n, x[chosen], y[chosen]), everybody), found
+    for n, mine in enumerate(members):
+        owner[mine], phi[mine] = len(known.centroids) + n, found.phi(n, x[mine], y[mine])
+    return _Territories(owner, phi, lambda n, chosen: everybody.phi(n, x[chosen], y[chosen]), everybody)
 
 
 def _nearest(x: np.ndarray, y: np.ndarray, centres: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -259,14 +279,13 @@ def _centred(person: np.ndarray, threshold: float) -> np.ndarray:
 class _Painter:
     """Enlarges one person's soft mask after the other into the source picture."""
 
-    def __init__(
-        self, fields: MaskFields, cells: _Cells, territories: _Territories, letterbox: Letterbox, options: MaskOptions
-    ) -> None:
-        self._territories = territories
-        self._stride, self._letterbox, self._smoothing_cells = fields.stride, letterbox, options.smoothing_cells
+    def __init__(self, fields: MaskFields, cells: _Cells, letterbox: Letterbox, options: MaskOptions) -> None:
+        self._smoothing_cells = options.smoothing_cells
+        # Source pixel x lies at (x + 0.5) f - 0.5 in cells, f cells for each source pixel.
+        self._cells_xy = (letterbox.scale_xy / fields.stride).tolist()
+        self._source_hw = letterbox.source_hw
         self._height, self._width = fields.person.shape
-        # The picture's part of the network's input, in cells.
-        self._picture_hw = tuple(-(-side // fields.stride) for side in letterbox.scaled_hw)
+        self._picture_hw = picture_cells(letterbox, fields.stride)
         self._person = _centred(cells.person, options.person_threshold)
         self._index = cells.index
         # Where in the list of active cells each cell of the field stands; -1 for the background.
@@ -274,14 +293,14 @@ class _Painter:
         self._place[cells.index] = np.arange(len(cells.index))
         self._place = self._place.reshape(self._height, self._width)
 
-    def windows(self, count: int) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
+    def windows(self, territories: _Territories, count: int) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
         """Who has won a cell at all, best first, and where: top, left, bottom, right in cells, the ends exclusive."""
-        won = np.flatnonzero((self._territories.phi > 0.5) & (self._person > 0.5))
+        won = np.flatnonzero((territories.phi > 0.5) & (self._person > 0.5))
         row, col = np.divmod(self._index[won], self._width)
         # A mask in the grey beside a narrow picture is nobody's.
         inside = (row < self._picture_hw[0]) & (col < self._picture_hw[1])
         won, row, col = won[inside], row[inside], col[inside]
-        owner = self._territories.owner[won]
+        owner = territories.owner[won]
         low = np.full((count, 2), np.iinfo(np.intp).max)
         high = np.full((count, 2), -1)
         for axis, places in enumerate((row, col)):
@@ -291,9 +310,9 @@ class _Painter:
             (top, left), (bottom, right) = low[n].tolist(), high[n].tolist()
             yield n, (top - _MARGIN, left - _MARGIN, bottom + _MARGIN + 1, right + _MARGIN + 1)
 
-    def score(self, n: int, window: tuple[int, int, int, int]) -> float:
+    def score(self, territories: _Territories, n: int, window: tuple[int, int, int, int]) -> float:
         """The IoU to be expected of a person's mask."""
-        return self._score(self._soft(n, window), window)
+        return self._score(self._soft(territories, n, window), window)
 
     def _score(self, patch: np.ndarray, window: tuple[int, int, int, int]) -> float:
         top, left = window[:2]
@@ -301,25 +320,28 @@ class _Painter:
         return expected_iou(patch[max(-top, 0) : height - top, max(-left, 0) : width - left])
 
     def paint(
-        self, n: int, window: tuple[int, int, int, int], label: int, labels: np.ndarray, best: np.ndarray
+        self,
+        territories: _Territories,
+        n: int,
+        window: tuple[int, int, int, int],
+        label: int,
+        labels: np.ndarray,
+        best: np.ndarray,
     ) -> float:
         """Label the pixels in which the person's enlarged mask is larger than anybody's before, and above 0.5.
 
         Returns the mask's score.
         """
-        top, left, bottom, right = window
-        patch = self._soft(n, window)
+        top, left = window[:2]
+        patch = self._soft(territories, n, window)
         score = self._score(patch, window)
         extend_over_border(patch, top, left, *self._picture_hw)
         if self._smoothing_cells >= 0.3:
             patch = cv2.GaussianBlur(patch, (5, 5), self._smoothing_cells, borderType=cv2.BORDER_REPLICATE)
-        # Source pixel x lies at (x + 0.5) f - 0.5 in cells, f cells for each source pixel.
-        fx, fy = (self._letterbox.scale_xy / self._stride).tolist()
-        height, width = labels.shape
-        x0, x1 = (min(max(round((edge + 0.5) / fx), 0), width) for edge in (left, right))
-        y0, y1 = (min(max(round((edge + 0.5) / fy), 0), height) for edge in (top, bottom))
+        (y0, y1), (x0, x1) = self._pixels(window)
         if x0 >= x1 or y0 >= y1:
             return 0.0
+        fx, fy = self._cells_xy
         to_cells = np.array([[fx, 0, (x0 + 0.5) * fx - 0.5 - left], [0, fy, (y0 + 0.5) * fy - 0.5 - top]])
         enlarged = cv2.warpAffine(
             patch,
@@ -333,7 +355,20 @@ class _Painter:
         np.maximum(enlarged, so_far, out=so_far)
         return score
 
-    def _soft(self, n: int, window: tuple[int, int, int, int]) -> np.ndarray:
+    def shows(self, labels: np.ndarray, label: int, window: tuple[int, int, int, int]) -> bool:
+        """Whether a pixel of the window has this label."""
+        (y0, y1), (x0, x1) = self._pixels(window)
+        return bool((labels[y0:y1, x0:x1] == label).any())
+
+    def _pixels(self, window: tuple[int, int, int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """A window's source pixels: top and bottom, left and right, the ends exclusive."""
+        top, left, bottom, right = window
+        (height, width), (fx, fy) = self._source_hw, self._cells_xy
+        x0, x1 = (min(max(round((edge + 0.5) / fx), 0), width) for edge in (left, right))
+        y0, y1 = (min(max(round((edge + 0.5) / fy), 0), height) for edge in (top, bottom))
+        return (y0, y1), (x0, x1)
+
+    def _soft(self, territories: _Territories, n: int, window: tuple[int, int, int, int]) -> np.ndarray:
         """Soft mask in a window of cells, float32.
 
         phi in the person's own territory, below one half where a rival is surer or nobody is; 0 beyond the field.
@@ -345,11 +380,19 @@ class _Painter:
         inner = patch[y - top : y - top + place.shape[0], x - left : x - left + place.shape[1]]
         active = place >= 0
         cells = place[active]
-        phi = self._territories.of(n, cells)
-        rival = self._territories.phi[cells]
-        own = np.where(self._territories.owner[cells] == n, phi, np.minimum(phi, 0.5 * phi / np.maximum(rival, 1e-6)))
+        phi = territories.of(n, cells)
+        rival = territories.phi[cells]
+        # At a cell of somebody with a pose, phi of somebody without one may be the larger: it stays below one half.
+        beside = np.minimum(phi, 0.5 * np.minimum(phi / np.maximum(rival, 1e-6), 1.0))
+        own = np.where(territories.owner[cells] == n, phi, beside)
         inner[active] = np.minimum(own, self._person[cells])
         return patch
+
+
+def picture_cells(letterbox: Letterbox, stride: int) -> tuple[int, int]:
+    """The picture's part of the network's input, (height, width) in cells."""
+    height, width = letterbox.scaled_hw
+    return -(-height // stride), -(-width // stride)
 
 
 def expected_iou(soft: np.ndarray) -> float:

@@ -68,7 +68,7 @@ def test_offset_points_from_the_cell_centre_to_the_keypoint():
     assert cells[5, 2].tolist() == [0.5, -1.5]
 
 
-@pytest.mark.parametrize("place", [(13.5, 29.5), (0.0, 0.0), (95.0, 63.0), (-0.5, 12.0), (11.4, 63.4)])
+@pytest.mark.parametrize("place", [(13.5, 29.5), (0.0, 0.0), (95.0, 63.0), (-0.5, 12.0), (11.4, 63.4), (15.5, 23.5)])
 def test_disk_smaller_than_a_cell_still_owns_the_cell_it_lies_in(place):
     cells = disk_cells(encode(truth([{NOSE: place}]), 8, 1.0), NOSE)
     row, col = int((place[1] + 0.5) // 8), int((place[0] + 0.5) // 8)

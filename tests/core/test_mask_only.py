@@ -122,6 +122,80 @@ def test_the_masks_of_people_with_a_pose_stay_as_they_are() -> None:
     assert np.array_equal(both.labels == 1, alone.labels == 1)
 
 
+def touching(closeness: float) -> MaskFields:
+    """The second body begins where the first ends, and points `closeness` sigmas beside where the first points."""
+    masks = fields(1)
+    centres = cell_centres_xy(SIDE, SIDE, 4)
+    masks.person[4:28, 12:20] = 0.9
+    goal = (GOALS[0][0] + closeness * SIGMA_PX, GOALS[0][1])
+    for axis in (0, 1):
+        masks.embedding[axis, :, 12:20] = goal[axis] - centres[axis, :, 12:20]
+    return masks
+
+
+def test_who_is_not_good_enough_takes_nothing_of_anybody() -> None:
+    alone = decode_masks(touching(1.5), pose_in(0), LETTERBOX)
+    refused = decode_masks(touching(1.5), pose_in(0), LETTERBOX, mask_only=10, least_score=0.99)
+    assert len(refused.scores) == 1 and refused.scores[0] == alone.scores[0]
+    assert np.array_equal(refused.labels, alone.labels)
+    assert len(decode_masks(touching(1.5), pose_in(0), LETTERBOX, mask_only=10).scores) == 2
+
+
+def test_cells_of_people_with_a_pose_stay_theirs() -> None:
+    """Also where phi of the one without is the larger: a patch of her body points as near to the neighbour's place."""
+    masks = touching(1.6)
+    masks.embedding[0, 20:28, 4:12] += 1.05 * SIGMA_PX
+    alone = decode_masks(masks, pose_in(0), LETTERBOX)
+    both = decode_masks(masks, pose_in(0), LETTERBOX, mask_only=10, least_score=0.6)
+    assert len(both.scores) == 2
+    changed = np.nonzero((both.labels == 1) != (alone.labels == 1))[1]
+    assert 46 <= changed.min() and changed.max() <= 49, "only the line between the bodies, at 47.5, within half a cell"
+
+
+def test_nobody_twice() -> None:
+    """The lower quarter of one body points beside the rest of it: a part, not a second person."""
+    masks = fields(1)
+    masks.embedding[0, 22:28, 4:12] += 1.3 * SIGMA_PX  # there phi of the first is 0.43
+    for poses in (pose_in(0), NO_POSES):
+        assert len(decode_masks(masks, poses, LETTERBOX, mask_only=10, least_score=0.6).scores) == 1
+
+
+def test_somebody_without_a_pixel_is_nobody() -> None:
+    """Loose cells that smoothing takes away, beside a whole body; a picture of one pixel that shows nobody half."""
+    masks = fields(2)
+    masks.person[:, BODIES[1][0] :] = 0.0
+    masks.person[4:28:2, BODIES[1][0] : BODIES[1][1] : 2] = 0.93
+    found = decode_masks(masks, NO_POSES, LETTERBOX, mask_only=10)
+    assert len(found.scores) == 1 and found.centroids_xy == pytest.approx(np.array([GOALS[0]]), abs=0.01)
+    assert set(np.unique(found.labels)) == {0, 1}
+    people = seen(fields(2))(np.zeros((1, 1, 3), np.uint8)).people
+    assert len(people) == 0 and people.mask_labels is not None and people.mask_labels.tolist() == [[0]]
+
+
+def test_cells_beside_the_picture_do_not_count() -> None:
+    """Sixteen cells are somebody; of these twenty only four lie in a picture of 128 x 64 px."""
+
+    class Narrow(Fields):
+        spec = dataclasses.replace(Fields.spec, dynamic_input=False)
+
+    centres = cell_centres_xy(SIDE, SIDE, 4)
+    masks = fields(0)
+    masks.person[15:20, 8:12] = 0.95
+    for axis, place in enumerate((40.0, 70.0)):
+        masks.embedding[axis] = place - centres[axis]
+    pipeline = Pipeline(Narrow(masks), PipelineOptions(person_threshold=0.01))  # type: ignore[arg-type]
+    assert len(pipeline(np.zeros((64, 128, 3), np.uint8)).people) == 0
+    assert len(pipeline(np.zeros((128, 128, 3), np.uint8)).people) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"mask_only_cells": 0}, {"iterations": -1}, {"mask_only_apart": 1.1}, {"person_threshold": float("nan")}]
+)
+def test_options_out_of_range(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        MaskOptions(**wrong)  # type: ignore[arg-type]
+
+
 def test_the_best_are_taken() -> None:
     both = fields()
     both.person[:, : BODIES[0][1]] *= 0.7
@@ -199,7 +273,7 @@ def test_they_claim_no_pose_where_poses_are_scored() -> None:
 
 
 def test_they_carry_a_track_on_but_begin_none() -> None:
-    assert MASK_ONLY_SCORE <= SURE_SCORE
+    assert MASK_ONLY_SCORE < SURE_SCORE
     known = seen(fields(1))(blank()).people
     posed = dataclasses.replace(known, scores=np.array([0.6], np.float32))
     for first, state in ((posed, TrackState.TRACKED), (known, TrackState.TENTATIVE)):
