@@ -69,25 +69,38 @@ def read_cameras(values: dict[str, str]) -> dict[str, dict[str, Any]]:
             raise RuntimeError(f"cameras_file {path} cannot be read: {' '.join(str(error).split())}") from error
     if not cameras:
         raise RuntimeError("no cameras: give cameras:=front,rear or cameras_file:=cameras.yaml")
+    prefixes: dict[str, str] = {}
     for namespace, camera in cameras.items():
         if not isinstance(namespace, str) or not _NAMESPACE.fullmatch(namespace):
             raise RuntimeError(f"'{namespace}' is no namespace for a camera")
-        if not isinstance(camera or {}, dict) or not set(camera or {}) <= {*TOPICS, "parameters"}:
+        camera = {} if camera is None else camera
+        if not isinstance(camera, dict) or not set(camera) <= {*TOPICS, "parameters"}:
             raise RuntimeError(f"camera '{namespace}' may have {', '.join(TOPICS)} and parameters, got {camera}")
+        for topic in TOPICS:
+            if not isinstance(camera.get(topic) or "", str):
+                raise RuntimeError(f"camera '{namespace}': {topic} must be a topic's name, got {camera[topic]}")
+        if not isinstance(camera.get("parameters") or {}, dict):
+            raise RuntimeError(f"camera '{namespace}': parameters must be names with values, got {camera}")
+        other = prefixes.setdefault(str(_parameters(namespace, camera)["body_prefix"]), namespace)
+        if other != namespace:
+            raise RuntimeError(f"cameras '{other}' and '{namespace}': their people would have the same names in TF")
     return {namespace: camera or {} for namespace, camera in cameras.items()}
 
 
+def _parameters(namespace: str, camera: dict[str, Any]) -> dict[str, Any]:
+    """A camera's own parameters. Its people's frames carry its name, so that two nodes' do not meet in TF."""
+    return {"body_prefix": re.sub(r"\W", "_", namespace.strip("/")) + "_p"} | (camera.get("parameters") or {})
+
+
 def _node(namespace: str, camera: dict[str, Any], values: dict[str, str]) -> Node:
-    """The node of one camera. Its people's frames carry the camera's name, so that two nodes' do not meet in TF."""
-    own = {"body_prefix": re.sub(r"\W", "_", namespace.strip("/")) + "_p"}
-    if values["model"]:
-        own["model"] = values["model"]
+    """The node of one camera."""
+    model = {"model": values["model"]} if values["model"] else {}
     return Node(
         package="kdc",
         executable="kdc_node",
         name=values["name"],
         namespace=namespace,
-        parameters=[LaunchConfiguration("params_file"), own | (camera.get("parameters") or {})],
+        parameters=[LaunchConfiguration("params_file"), model | _parameters(namespace, camera)],
         remappings=[(topic, camera.get(topic) or values[topic]) for topic in TOPICS],
         ros_arguments=["--log-level", values["log_level"]],
         output="screen",

@@ -133,6 +133,12 @@ def test_several_cameras(load, context, tmp_path):
         ("", "[front", "cannot be read"),
         ("", "- front", "cannot be read"),
         ("front", "missing", "cannot be read"),
+        ("", "front: [a]", "may have image"),
+        ("", "front: {parameters: [a]}", "parameters must be names"),
+        ("", "front: {image: 5}", "image must be a topic"),
+        ("a/b,a_b", None, "'a/b' and 'a_b'"),
+        ("front,/front", None, "'front' and '/front'"),
+        ("a/b", "a_b: {parameters: {body_prefix: a_b_p}}", "same names in TF"),
     ],
 )
 def test_nonsense_about_cameras_is_told_in_one_line(load, context, tmp_path, cameras, content, said):
