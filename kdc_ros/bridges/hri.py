@@ -11,6 +11,7 @@ The frame body_<id> is sent by kdc_node itself (parameter body_frames).
 from __future__ import annotations
 
 import sys
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from types import ModuleType
@@ -26,17 +27,16 @@ from std_msgs.msg import Header
 
 from kdc_ros.body_names import body_id, prefix_fault
 from kdc_ros.bridges.hri_messages import crop, region_to_message, skeleton_to_message
-from kdc_ros.bridges.startup import run
+from kdc_ros.bridges.startup import FIXED, run
 from kdc_ros.image_conversion import ImageConversionError, image_to_rgb, rgb_to_message
 from kdc_ros.qos import NEWEST, PICTURES, RESULTS
 
 BODIES = "/humans/bodies"
 WATCH_PERIOD_S = 0.25
-# Images waiting for their poses: the network's latency at a camera's rate.
-KEPT_IMAGES = 10
-IMAGES = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST, depth=KEPT_IMAGES, reliability=ReliabilityPolicy.BEST_EFFORT
-)
+# Images wait for their poses as long as a slow network may take, but not in any amount of memory.
+KEPT_S = 2.0
+KEPT_BYTES = 256_000_000
+IMAGES = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 @dataclass
@@ -62,22 +62,29 @@ class HriBridge(Node):
     def __init__(self, messages: ModuleType, **node_options: Any) -> None:
         super().__init__("kdc_hri_bridge", **node_options)
         self._messages = messages
-        self._prefix = str(self.declare_parameter("body_prefix", "p").value)
+        self._prefix = str(self.declare_parameter("body_prefix", "p", FIXED).value)
         if fault := prefix_fault(self._prefix):
             raise ValueError(f"parameter 'body_prefix' {fault}")
-        hold_s = float(self.declare_parameter("hold_s", 1.0).value)
+        hold_s = float(self.declare_parameter("hold_s", 1.0, FIXED).value)
         if not 0 <= hold_s <= 3600:
             raise ValueError(f"parameter 'hold_s' must be within 0..3600, got {hold_s}")
         self._hold_ns = int(hold_s * 1e9)
         self._bodies: dict[str, _Body] = {}
-        self._images: OrderedDict[tuple[int, int], Image] = OrderedDict()
+        # By their stamps, with the time of their arrival (a monotonic clock's seconds).
+        self._images: OrderedDict[tuple[int, int], tuple[float, Image]] = OrderedDict()
+        self._image_bytes = 0
         self._image_subscription: Subscription | None = None
+        self._subscribed_s = 0.0
         self._last_header = Header()
         self._tracked = self.create_publisher(messages.IdsList, f"{BODIES}/tracked", RESULTS)
         self.create_subscription(PoseArray, "kdc/poses", self._on_poses, NEWEST)
         self.create_timer(WATCH_PERIOD_S, self._watch)
 
     def _on_poses(self, poses: PoseArray) -> None:
+        image_hw = (poses.image_height, poses.image_width)
+        if poses.people and 0 in image_hw:
+            self.get_logger().warning("poses of an image without size: left out", throttle_duration_sec=5.0)
+            return
         now_ns = self.get_clock().now().nanoseconds
         people = {body_id(p.track_id, self._prefix): p for p in poses.people if p.track_id > 0}
         for name in people:
@@ -88,7 +95,6 @@ class HriBridge(Node):
         # First who is there, so that a listener may subscribe before the rest comes.
         self._last_header = poses.header
         self._publish_ids(poses.header)
-        image_hw = (poses.image_height, poses.image_width)
         for name, person in people.items():
             body = self._bodies[name]
             body.roi.publish(region_to_message(person, poses.header, image_hw, self._messages))
@@ -99,12 +105,19 @@ class HriBridge(Node):
         self._tracked.publish(self._messages.IdsList(header=header, ids=sorted(self._bodies)))
 
     def _publish_cropped(self, header: Header, people: dict[str, PersonPose]) -> None:
-        image = self._images.get(_stamp(header))
         wanted = [name for name in people if self._bodies[name].cropped.get_subscription_count() > 0]
-        if image is None or not wanted:
+        if not wanted or self._image_subscription is None:
+            return
+        if _stamp(header) not in self._images:
+            if time.monotonic() - self._subscribed_s > 2 * KEPT_S:
+                self.get_logger().warning(
+                    f"nothing cropped: the image of these poses is not among the {len(self._images)} of the last "
+                    f"{KEPT_S:g} s; is the topic 'image' the one that kdc_node reads, and the network in time?",
+                    throttle_duration_sec=30.0,
+                )
             return
         try:
-            picture = image_to_rgb(image)
+            picture = image_to_rgb(self._images[_stamp(header)][1])
         except ImageConversionError as error:
             self.get_logger().warning(f"nothing cropped: {error}", throttle_duration_sec=5.0)
             return
@@ -137,15 +150,24 @@ class HriBridge(Node):
         wanted = any(body.cropped.get_subscription_count() > 0 for body in self._bodies.values())
         if wanted and self._image_subscription is None:
             self._image_subscription = self.create_subscription(Image, "image", self._on_image, IMAGES)
+            self._subscribed_s = time.monotonic()
         elif not wanted and self._image_subscription is not None:
             self.destroy_subscription(self._image_subscription)
             self._image_subscription = None
             self._images.clear()
+            self._image_bytes = 0
 
     def _on_image(self, image: Image) -> None:
-        self._images[_stamp(image.header)] = image
-        while len(self._images) > KEPT_IMAGES:
-            self._images.popitem(last=False)
+        now_s = time.monotonic()
+        _, before = self._images.pop(_stamp(image.header), (0.0, None))
+        self._images[_stamp(image.header)] = now_s, image
+        self._image_bytes += len(image.data) - (len(before.data) if before is not None else 0)
+        while len(self._images) > 1 and (self._image_bytes > KEPT_BYTES or self._oldest_s() < now_s - KEPT_S):
+            _, (_, oldest) = self._images.popitem(last=False)
+            self._image_bytes -= len(oldest.data)
+
+    def _oldest_s(self) -> float:
+        return next(iter(self._images.values()))[0]
 
 
 def _stamp(header: Header) -> tuple[int, int]:

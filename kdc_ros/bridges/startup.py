@@ -8,9 +8,13 @@ from types import ModuleType
 
 import rclpy
 import rclpy.logging
+from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
+
+# What a bridge reads when it starts, and never again.
+FIXED = ParameterDescriptor(read_only=True)
 
 
 def run(package: str, make_node: Callable[[ModuleType], Node], name: str, args: list[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from kdc.msg import PersonPose, PoseArray
 from rclpy.node import Node
 
 from kdc_ros.body_names import body_id, prefix_fault
-from kdc_ros.bridges.startup import run
+from kdc_ros.bridges.startup import FIXED, run
 from kdc_ros.qos import NEWEST, RESULTS
 
 CLASS_ID = "person"
@@ -45,7 +45,7 @@ def _detection(person: PersonPose, poses: PoseArray, prefix: str, messages: Modu
     result = messages.ObjectHypothesisWithPose()
     result.hypothesis.class_id = CLASS_ID
     result.hypothesis.score = person.score
-    if person.position_source == PersonPose.POSITION_NONE:
+    if person.position_source == PersonPose.POSITION_NONE or not (person.root.x or person.root.y or person.root.z):
         result.pose.covariance[0] = -1.0
     else:
         result.pose.pose.position = person.root
@@ -74,7 +74,7 @@ class VisionBridge(Node):
     def __init__(self, messages: ModuleType, **node_options: Any) -> None:
         super().__init__("kdc_vision_bridge", **node_options)
         self._messages = messages
-        self._prefix = str(self.declare_parameter("body_prefix", "p").value)
+        self._prefix = str(self.declare_parameter("body_prefix", "p", FIXED).value)
         if fault := prefix_fault(self._prefix):
             raise ValueError(f"parameter 'body_prefix' {fault}")
         self._detections = self.create_publisher(messages.Detection2DArray, "~/detections", RESULTS)

@@ -23,9 +23,9 @@ from std_msgs.msg import Header
 from kdc_core.positions import Positions, PositionSource
 from kdc_core.tracking import FrameTracks
 from kdc_core.types import People
-from kdc_ros.bridges import hri_messages
+from kdc_ros.bridges import hri, hri_messages
 from kdc_ros.bridges.hri import HriBridge
-from kdc_ros.bridges.vision import VisionBridge, root_covariance
+from kdc_ros.bridges.vision import VisionBridge, detections_to_message, root_covariance
 from kdc_ros.conversions import poses_to_message
 from kdc_ros.image_conversion import image_to_rgb, rgb_to_message
 from tests.ros.processes import EXCHANGE_TIMEOUT_S, wait_until
@@ -211,6 +211,63 @@ def test_bodies_come_and_go(exchange):
     # The camera stops: nobody is left.
     talk.spin_until(lambda: talk.topics() == {"/humans/bodies/tracked"})
     talk.spin_until(lambda: list(talk.heard["/humans/bodies/tracked"][-1].ids) == [])
+
+
+def test_images_wait_for_a_slow_network(exchange):
+    """Forty frames later, which at 30 Hz are 1.3 s, and neither for ever nor in any amount of memory."""
+    messages = pytest.importorskip("hri_msgs.msg", reason="needs hri_msgs (make test-setup builds it)")
+    talk = exchange(HriBridge(messages))
+    topic = "/humans/bodies/p7/cropped"
+    talk.listen(Image, topic)
+    picture = np.random.default_rng(0).integers(0, 255, (*IMAGE_HW, 3), np.uint8)
+    talk.spin_until(lambda: talk.newest(topic, 5), rgb_to_message(picture, header(5)), poses(5))
+    bridge = talk.bridge
+    for sec in range(100, 140):
+        bridge._on_image(rgb_to_message(picture, header(sec)))
+    bridge._on_poses(poses(100))
+    talk.spin_until(lambda: talk.newest(topic, 100))
+    assert bridge._image_bytes == len(bridge._images) * picture.nbytes
+    bridge._on_image(rgb_to_message(picture, header(139)))
+    assert bridge._image_bytes == len(bridge._images) * picture.nbytes, "the same stamp again is the same image"
+    large = Image(header=header(200), data=bytes(hri.KEPT_BYTES))
+    bridge._on_image(large)
+    assert len(bridge._images) == 1 and bridge._image_bytes == hri.KEPT_BYTES
+
+
+def test_images_do_not_wait_for_ever(exchange, monkeypatch):
+    messages = pytest.importorskip("hri_msgs.msg", reason="needs hri_msgs (make test-setup builds it)")
+    now_s = 100.0
+    monkeypatch.setattr(hri, "time", SimpleNamespace(monotonic=lambda: now_s))
+    bridge = exchange(HriBridge(messages)).bridge
+    for sec in range(8):
+        bridge._on_image(Image(header=header(sec), data=bytes(10)))
+        now_s += 0.5
+    assert [sec for sec, _ in bridge._images] == [3, 4, 5, 6, 7] and bridge._image_bytes == 50
+
+
+def test_poses_of_an_image_without_size_end_no_bridge(exchange):
+    messages = pytest.importorskip("hri_msgs.msg", reason="needs hri_msgs (make test-setup builds it)")
+    bridge = exchange(HriBridge(messages)).bridge
+    odd = poses(5)
+    odd.image_width = odd.image_height = 0
+    bridge._on_poses(odd)
+    assert not bridge._bodies
+
+
+def test_a_person_in_the_camera_itself_has_no_place():
+    messages = pytest.importorskip("vision_msgs.msg", reason="needs vision_msgs (make test-setup builds it)")
+    odd = poses(5, source=PositionSource.ESTIMATED)
+    odd.people[0].root.z = 0.0
+    [detection] = detections_to_message(odd, "p", messages).detections
+    assert detection.results[0].pose.covariance[0] == -1
+
+
+def test_parameters_that_are_read_once_cannot_change(exchange):
+    messages = pytest.importorskip("hri_msgs.msg", reason="needs hri_msgs (make test-setup builds it)")
+    bridge = exchange(HriBridge(messages)).bridge
+    for name, value in (("body_prefix", "q"), ("hold_s", 2.0)):
+        [result] = bridge.set_parameters([Parameter(name, value=value)])
+        assert not result.successful
 
 
 def test_detections(exchange):
