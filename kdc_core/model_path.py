@@ -19,7 +19,7 @@ def default_model_path() -> Path:
     there is none.
     """
     if named := os.environ.get(MODEL_VARIABLE):
-        path = Path(named).expanduser()
+        path = Path(os.path.expanduser(named))
         if not path.is_file():
             raise ModelLoadError(f"the environment variable {MODEL_VARIABLE} names {path}: no such file")
         return path

@@ -125,7 +125,10 @@ def _input(report: Report, settings: Settings) -> tuple[bytes, str, dict[str, st
         level.add(ERROR if nothing_else else WARN, f"{spoilt} frames malformed or failed lately")
     unpaired = now.unpaired - before.unpaired
     if unpaired and now.paired == before.paired:
-        level.add(WARN, "no depth image goes with the frames")
+        level.add(WARN, "no usable depth image goes with the frames")
+    unusable = now.unusable - before.unusable
+    if unusable:
+        level.add(WARN, unusable.most_common(1)[0][0])
     if now.stamp_jumps > before.stamp_jumps:
         level.add(WARN, "stamps jumped back")
     values = {
@@ -141,11 +144,14 @@ def _input(report: Report, settings: Settings) -> tuple[bytes, str, dict[str, st
         "dropped: out of order": str(now.out_of_order),
         "with depth": str(now.paired),
         "without depth": str(now.unpaired),
+        "depth or calibration unusable": str(now.unusable.total()),
         "stamps jumped back": str(now.stamp_jumps),
         "stamps of another clock": str(now.odd_stamps),
     }
     for cause, count in now.rejected.most_common(_MAX_CAUSES):
         values[f"malformed: {cause}"] = str(count)
+    for cause, count in now.unusable.most_common(_MAX_CAUSES):
+        values[f"unusable: {cause}"] = str(count)
     return level.level, level.message(f"{now.input_rate_hz:.1f} Hz"), values
 
 

@@ -28,8 +28,8 @@ FAULT_LOG_PERIOD_S = 5.0
 class FrameOutputs(Protocol):
     """Where a processed frame goes (`kdc_ros.outputs.Outputs`)."""
 
-    def publish(self, frame: Frame, result: FrameResult, tracks: FrameTracks, settings: Settings) -> None:
-        """Publish one frame."""
+    def publish(self, frame: Frame, result: FrameResult, tracks: FrameTracks, settings: Settings) -> bool:
+        """Publish one frame. Returns whether its depth image was of use."""
 
 
 class FrameProcessor:
@@ -81,12 +81,12 @@ class FrameProcessor:
             if given_up():  # another thread may be at work by now
                 self._statistics.count_discarded()
                 return
-            self._publish(frame, result, stamp, settings)
+            by_depth = self._publish(frame, result, stamp, settings)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next frame may be fine again
             self._fail(error, image)
             return
         if settings.use_depth:
-            self._statistics.count_depth(paired=frame.depth is not None)
+            self._statistics.count_depth(paired=by_depth)
         latency_s = age_s(stamp, self._clock.now().nanoseconds)
         self._statistics.count_processed(
             result.stage_ms, latency_s, len(result.people), odd_stamp=stamp is not None and latency_s is None
@@ -121,11 +121,11 @@ class FrameProcessor:
             pipeline.options = options
         return pipeline(frame.image)
 
-    def _publish(self, frame: Frame, result: FrameResult, stamp: int | None, settings: Settings) -> None:
+    def _publish(self, frame: Frame, result: FrameResult, stamp: int | None, settings: Settings) -> bool:
         # A camera that stamps nothing still gets tracks, by the time of processing.
         seen_ns = stamp if stamp is not None else self._clock.now().nanoseconds
         tracks = self._track_ids.update(result.people, seen_ns * 1e-9, settings.tracking)
-        self._outputs.publish(frame, result, tracks, settings)
+        return self._outputs.publish(frame, result, tracks, settings)
 
     def _reject(self, cause: str) -> None:
         cause = shortened(cause)

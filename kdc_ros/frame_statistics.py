@@ -33,7 +33,8 @@ class Snapshot:
     failed:              frames on which the pipeline itself failed.
     too_old:             frames older than `max_age_s`.
     out_of_order:        frames older than one already processed.
-    paired, unpaired:    frames processed with, and for want of it without, a depth image (none without depth).
+    paired, unpaired:    frames processed with, and for want of a usable one without, a depth image (with use_depth).
+    unusable:            depth images and calibrations that came with frames and could not be used, by cause.
     stamp_jumps:         how often stamps jumped back, so that the tracks were given up.
     odd_stamps:          processed frames whose age makes no sense: stamped ahead of the clock, or by another one.
     people:              in the last processed frame.
@@ -54,6 +55,7 @@ class Snapshot:
     out_of_order: int = 0
     paired: int = 0
     unpaired: int = 0
+    unusable: Counter[str] = field(default_factory=Counter)
     stamp_jumps: int = 0
     odd_stamps: int = 0
     people: int = 0
@@ -86,6 +88,7 @@ class FrameStatistics:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._rejected: Counter[str] = Counter()
+        self._unusable: Counter[str] = Counter()
         self._arrivals: deque[float] = deque()
         self._outcomes: deque[_Processed] = deque()
         self._first_received_s: float | None = None
@@ -116,11 +119,11 @@ class FrameStatistics:
 
     def count_rejected(self, cause: str) -> int:
         """A malformed frame was dropped. Returns how often that cause was seen."""
-        with self._lock:
-            if cause not in self._rejected and len(self._rejected) >= MAX_CAUSES:
-                cause = "other causes"
-            self._rejected[cause] += 1
-            return self._rejected[cause]
+        return self._count_cause(self._rejected, cause)
+
+    def count_unusable(self, cause: str) -> int:
+        """A depth image or calibration could not be used for its frame. Returns how often that cause was seen."""
+        return self._count_cause(self._unusable, cause)
 
     def count_failed(self) -> int:
         """The pipeline failed on a frame. Returns how often that happened."""
@@ -162,7 +165,7 @@ class FrameStatistics:
             from_s = now_s - WINDOW_S
             arrivals = [at_s for at_s in self._arrivals if at_s >= from_s]
             outcomes = [outcome for outcome in self._outcomes if outcome.at_s >= from_s]
-            counts, rejected = dict(self._counts), Counter(self._rejected)
+            counts, rejected, unusable = dict(self._counts), Counter(self._rejected), Counter(self._unusable)
             since_s = now_s - (now_s if self._first_received_s is None else self._first_received_s)
             last_received_s, latency_s, people = self._last_received_s, self._latency_s, self._people
         ages_s = [outcome.latency_s for outcome in outcomes if outcome.latency_s is not None]
@@ -170,6 +173,7 @@ class FrameStatistics:
         return Snapshot(
             **counts,
             rejected=rejected,
+            unusable=unusable,
             people=people,
             last_received_s=last_received_s,
             latency_s=latency_s,
@@ -179,6 +183,13 @@ class FrameStatistics:
             age_p95_s=p95_s,
             stage_ms=_mean_ms(outcomes),
         )
+
+    def _count_cause(self, causes: Counter[str], cause: str) -> int:
+        with self._lock:
+            if cause not in causes and len(causes) >= MAX_CAUSES:
+                cause = "other causes"
+            causes[cause] += 1
+            return causes[cause]
 
     def _count(self, what: str) -> int:
         with self._lock:

@@ -21,6 +21,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
+from rclpy.topic_endpoint_info import TopicEndpointInfo
 from sensor_msgs.msg import CompressedImage, Image
 
 from kdc_ros.qos import MismatchLog
@@ -76,9 +77,12 @@ class ImageSubscription:
         self._mismatches = mismatches
         self._departures = departures
         self._kind = CompressedImage if transport == COMPRESSED else Image
-        self.topic_name = node.resolve_topic_name(topic)
-        if transport == COMPRESSED and not self.topic_name.endswith("/compressed"):
-            self.topic_name = node.resolve_topic_name(self.topic_name + "/compressed")
+        self._type_name = f"sensor_msgs/msg/{self._kind.__name__}"
+        # As create_subscription is to have it, which resolves it itself (image_transport's name for a second time).
+        self._name = topic
+        if transport == COMPRESSED and not node.resolve_topic_name(topic).endswith("/compressed"):
+            self._name = node.resolve_topic_name(topic) + "/compressed"
+        self.topic_name = node.resolve_topic_name(self._name)
         self.reliability = FIXED.get(reliability, ReliabilityPolicy.RELIABLE)
         self._subscription: Subscription | None = None
         self.adapt()
@@ -109,11 +113,20 @@ class ImageSubscription:
             self._departures.note(self.topic_name)
 
     def publisher_count(self) -> int:
-        """How many publishers the topic has."""
-        return self._node.count_publishers(self.topic_name)
+        """How many publishers of such messages the topic has."""
+        return len(self._offers())
+
+    def other_types(self) -> list[str]:
+        """Of what else the topic has publishers, whose messages never come."""
+        known = self._node.get_publishers_info_by_topic(self.topic_name)
+        return sorted({offer.topic_type for offer in known} - {self._type_name})
+
+    def _offers(self) -> list[TopicEndpointInfo]:
+        known = self._node.get_publishers_info_by_topic(self.topic_name)
+        return [offer for offer in known if offer.topic_type == self._type_name]
 
     def _wanted(self) -> ReliabilityPolicy:
-        offers = self._node.get_publishers_info_by_topic(self.topic_name) if self._auto else []
+        offers = self._offers() if self._auto else []
         if not offers:
             return self.reliability
         all_reliable = all(o.qos_profile.reliability == ReliabilityPolicy.RELIABLE for o in offers)
@@ -130,7 +143,7 @@ class ImageSubscription:
         followed = (QoSPolicyKind.RELIABILITY,) if self._auto else ()
         return self._node.create_subscription(
             self._kind,
-            self.topic_name,
+            self._name,
             self._callback,
             newest,
             event_callbacks=self._mismatches.for_subscription(self.topic_name, unless=followed),

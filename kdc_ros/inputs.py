@@ -125,6 +125,11 @@ class Inputs:
         with self._lock:
             return self._pictures[-1].publisher_count() if self._pictures else 0
 
+    def other_types(self) -> list[str]:
+        """What else than pictures of the transport asked for is published on the topic of the colour images."""
+        with self._lock:
+            return self._pictures[-1].other_types() if self._pictures else []
+
     def _subscribe_latched(self) -> None:
         """Receive the calibration of a camera that publishes it once, and keeps it for those who come later.
 
@@ -162,6 +167,8 @@ class Inputs:
                     self._pairing_timer.reset()
 
     def _on_calibration(self, message: CameraInfo) -> None:
+        if stamp_ns(message.header.stamp) is None:
+            self._calibrations.clear()  # by its stamp it would never be the nearest
         self._calibrations.append(message)
 
     def _on_depth(self, message: Image) -> None:

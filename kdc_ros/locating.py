@@ -16,23 +16,30 @@ from kdc_core.types import People
 from kdc_ros.camera import camera_from_info, same_shape
 from kdc_ros.depth_conversion import depth_from_message
 from kdc_ros.frame import Frame
-from kdc_ros.frame_statistics import shortened
+from kdc_ros.frame_statistics import MAX_CAUSES, FrameStatistics, shortened
 from kdc_ros.parameters import Settings
+
+FAULT_LOG_PERIOD_S = 30.0
 
 
 @dataclass(frozen=True, eq=False)
 class Located:
-    """The people's places, and the camera by which they were found: a guess when it is not calibrated."""
+    """The people's places, and the camera by which they were found: a guess when it is not calibrated.
+
+    by_depth: whether the frame's depth image was of use.
+    """
 
     positions: Positions
     camera: CameraModel
+    by_depth: bool = False
 
 
 class Locator:
-    """Finds the people's places in space. What stands in the way is logged, once for each cause."""
+    """Finds the people's places in space. What cannot be used for it is counted by cause, and logged."""
 
-    def __init__(self, logger: RcutilsLogger) -> None:
+    def __init__(self, logger: RcutilsLogger, statistics: FrameStatistics) -> None:
         self._logger = logger
+        self._statistics = statistics
         self._told: set[str] = set()
 
     def locate(self, frame: Frame, people: People, image_hw: tuple[int, int], settings: Settings) -> Located:
@@ -40,21 +47,23 @@ class Locator:
         camera = self._camera(frame, image_hw, settings.image_rectified)
         if camera is None:
             if frame.depth is not None:
-                self._tell(
-                    "no camera", "depth images, but no calibration (CameraInfo): nobody can be placed in space"
-                )
+                self._refuse("depth images, but no calibration (CameraInfo): nobody can be placed in space")
             return Located(Positions.unknown(len(people)), CameraModel.guess(image_hw))
-        positions = locate_people(people, camera, image_hw, self._depth(frame, image_hw), _options(settings))
-        return Located(positions, camera)
+        depth = self._depth(frame, image_hw)
+        return Located(locate_people(people, camera, image_hw, depth, _options(settings)), camera, depth is not None)
 
     def _camera(self, frame: Frame, image_hw: tuple[int, int], rectified: bool) -> CameraModel | None:
         if frame.camera_info is None:
             return None
         try:
-            return camera_from_info(frame.camera_info, image_hw, rectified)
+            camera = camera_from_info(frame.camera_info, image_hw, rectified)
         except ValueError as error:
-            self._tell(str(error), f"CameraInfo is not used: {error}")
+            self._refuse(f"CameraInfo is not used: {error}")
             return None
+        if camera is None:  # as drivers of cameras without a calibration send it
+            matrix = "P" if rectified else "K"
+            self._tell(f"CameraInfo holds no calibration ({matrix} or the size is zero): nobody can be placed in space")
+        return camera
 
     def _depth(self, frame: Frame, image_hw: tuple[int, int]) -> np.ndarray | None:
         if frame.depth is None:
@@ -62,31 +71,39 @@ class Locator:
         frames = (frame.depth.header.frame_id, frame.header.frame_id)
         if frames[0] != frames[1]:
             self._tell(
-                f"frames {frames}",
                 f"the depth image is of frame '{frames[0]}', the image of '{frames[1]}': places in space are wrong "
-                "unless the depth is registered to the image",
+                "unless the depth is registered to the image"
             )
         try:
             depth = depth_from_message(frame.depth)
         except ImageConversionError as error:
-            self._tell(str(error), f"the depth image is not used: {error}")
+            self._refuse(f"the depth image is not used: {error}")
             return None
         height, width = image_hw
         if not same_shape(depth.shape, image_hw):
             size = f"{depth.shape[1]} x {depth.shape[0]}"
-            self._tell(
-                f"depth of {size} for {width} x {height}",
+            self._refuse(
                 f"the depth image is not used: it has {size} pixels, the image {width} x {height}; "
-                "is the depth registered to the image?",
+                "is the depth registered to the image?"
             )
             return None
         return depth
 
-    def _tell(self, cause: str, text: str) -> None:
+    def _refuse(self, cause: str) -> None:
+        """Count and log what comes with a frame and cannot be used."""
+        cause = shortened(cause)
+        count = self._statistics.count_unusable(cause)
+        if count == 1:
+            self._logger.warning(cause)
+        else:
+            self._logger.warning(f"{cause} ({count} times so far)", throttle_duration_sec=FAULT_LOG_PERIOD_S)
+
+    def _tell(self, text: str) -> None:
+        """Log once what may well be meant so."""
+        text = shortened(text)
         # A sender of ever new nonsense must not fill memory and log.
-        cause, text = shortened(cause), shortened(text)
-        if cause not in self._told and len(self._told) < 50:
-            self._told.add(cause)
+        if text not in self._told and len(self._told) < MAX_CAUSES:
+            self._told.add(text)
             self._logger.warning(text)
 
 

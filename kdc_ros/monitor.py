@@ -20,7 +20,8 @@ class FrameMonitor:
 
     topic:      name of the image topic, for the log.
     timeout_s:  asked at each check: seconds without a frame that are worth a warning, 0 = none are.
-    publishers: asked for the warning: how many publishers the topic has.
+    publishers: asked for the warning: how many publishers of images the topic has.
+    others:     asked for the warning: of what other types it has publishers.
     now_s:      a monotonic clock in seconds.
     """
 
@@ -32,12 +33,14 @@ class FrameMonitor:
         timeout_s: Callable[[], float],
         publishers: Callable[[], int],
         now_s: Callable[[], float] = time.monotonic,
+        others: Callable[[], list[str]] = list,
     ) -> None:
         self._topic = topic
         self._statistics = statistics
         self._logger = logger
         self._timeout_s = timeout_s
         self._publishers = publishers
+        self._others = others
         self._now_s = now_s
         self._started_s = now_s()
         self._silent = False
@@ -58,29 +61,35 @@ class FrameMonitor:
         last_s = max(self._started_s, snapshot.last_received_s or 0.0)
         silent = 0 < timeout_s <= self._now_s() - last_s
         if silent and not self._silent:
-            count = self._publishers()
-            hint = (
-                "nobody publishes it: is the camera running, and the topic remapped (image:=/your/topic)?"
-                if count == 0
-                else f"it has {count} publisher(s): is the camera sending? "
-                "Large images may get lost on the way: see config/fastdds_large_images.xml"
-            )
-            self._logger.warning(f"no frames on '{self._topic}' for {timeout_s:g} s; {hint}")
+            self._logger.warning(f"no frames on '{self._topic}' for {timeout_s:g} s; {self._hint()}")
         elif self._silent and not silent and snapshot.last_received_s is not None:
             self._logger.info(f"frames on '{self._topic}' again")
         self._silent = silent
+
+    def _hint(self) -> str:
+        if count := self._publishers():
+            return (
+                f"it has {count} publisher(s): is the camera sending? "
+                "Large images may get lost on the way: see config/fastdds_large_images.xml"
+            )
+        if others := self._others():
+            return (
+                f"what is published there is {' and '.join(others)}: for sensor_msgs/msg/CompressedImage set "
+                "image_transport to compressed, for sensor_msgs/msg/Image to raw"
+            )
+        return "nobody publishes it: is the camera running, and the topic remapped (image:=/your/topic)?"
 
     def _sum_up(self, snapshot: Snapshot, period_s: float) -> None:
         before = self._summed_up
         superseded = snapshot.superseded - before.superseded
         rejected = snapshot.rejected.total() - before.rejected.total()
         failed = snapshot.failed - before.failed
-        late = snapshot.too_old + snapshot.out_of_order - before.too_old - before.out_of_order
-        if not superseded + rejected + failed + late:
+        too_old, out_of_order = snapshot.too_old - before.too_old, snapshot.out_of_order - before.out_of_order
+        if not superseded + rejected + failed + too_old + out_of_order:
             return
         processed = snapshot.processed - before.processed
         latency = "" if snapshot.latency_s is None else f", latest latency {snapshot.latency_s * 1e3:.0f} ms"
         self._logger.info(
             f"in {period_s:.0f} s: {processed} frames processed, {superseded} skipped for newer ones, "
-            f"{rejected} malformed, {late} too old, {failed} failed{latency}"
+            f"{rejected} malformed, {too_old} too old, {out_of_order} out of order, {failed} failed{latency}"
         )

@@ -6,6 +6,7 @@ a load that takes minutes (an engine being built).
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -166,7 +167,7 @@ class Network:
                 threads=settings.threads,
                 long_side=settings.long_side or None,
                 precision=settings.precision,
-                engine_dir=Path(settings.engine_dir).expanduser() if settings.engine_dir else None,
+                engine_dir=Path(os.path.expanduser(settings.engine_dir)) if settings.engine_dir else None,
                 progress=on_progress,
             )
         except (ModelLoadError, ValueError) as error:  # ValueError: no such backend, no such input size

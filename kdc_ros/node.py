@@ -11,6 +11,7 @@ import ctypes
 import functools
 import os
 import platform
+import signal
 import sys
 import threading
 import traceback
@@ -22,6 +23,7 @@ import rclpy
 import rclpy.logging
 from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
@@ -32,7 +34,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from kdc_ros.compat.lifecycle import LifecycleMixin
 from kdc_ros.executor import SlowGroupsExecutor
-from kdc_ros.frame_processor import FrameProcessor
+from kdc_ros.frame_processor import FAULT_LOG_PERIOD_S, FrameProcessor
 from kdc_ros.frame_statistics import FrameStatistics
 from kdc_ros.health import Health
 from kdc_ros.image_subscription import Departures
@@ -111,7 +113,7 @@ class PeopleNode(LifecycleMixin, Node):
         self._departures = Departures()
         self._calibrations: deque[CameraInfo] = deque(maxlen=KEPT_CALIBRATIONS)
         self._statistics = FrameStatistics()
-        self._outputs = Outputs(self, self._mismatches)
+        self._outputs = Outputs(self, self._mismatches, self._statistics)
         self._latency = LatencyOutput(self, self._mismatches)
         self._track_ids = TrackIds()
         self._network = Network(
@@ -250,7 +252,10 @@ class PeopleNode(LifecycleMixin, Node):
                 self.end()
         with self._subscribing:
             if self._inputs is not None and self._monitor is not None:
-                self._inputs.adapt()
+                try:
+                    self._inputs.adapt()
+                except Exception as fault:  # noqa: BLE001 - tried again at the next look
+                    self._tell_unsubscribed(fault)
                 self._monitor.check()
 
     def _publish_health(self) -> None:
@@ -271,7 +276,14 @@ class PeopleNode(LifecycleMixin, Node):
         self._enabled = bool(request.data)
         if self.state_label in ("active", "activating"):
             if self._enabled:
-                self._subscribe_if_enabled()
+                try:
+                    self._subscribe_if_enabled()
+                    self.fault = ""
+                except Exception as error:  # noqa: BLE001 - the caller is to have an answer
+                    self._enabled = False
+                    self._tell_unsubscribed(error)
+                    response.success, response.message = False, self.fault
+                    return response
             else:
                 self._unsubscribe()
                 if (mailbox := self._network.mailbox) is not None:
@@ -313,9 +325,17 @@ class PeopleNode(LifecycleMixin, Node):
                 self.get_logger(),
                 timeout_s=lambda: self.parameters.current().no_frame_timeout_s,
                 publishers=inputs.publisher_count,
+                others=inputs.other_types,
             )
             self._inputs = inputs
             self.get_logger().info(f"waiting for images on '{inputs.topic_name}'")
+
+    def _tell_unsubscribed(self, error: Exception) -> None:
+        """Say that the subscriptions cannot be made. Raises the error once ROS is shut down."""
+        if not self.context.ok():
+            raise error
+        self.fault = f"cannot subscribe: {' '.join(str(error).split())}"
+        self.get_logger().error(self.fault, throttle_duration_sec=FAULT_LOG_PERIOD_S)
 
     def _unsubscribe(self) -> None:
         with self._subscribing:
@@ -354,7 +374,10 @@ def spin(node: PeopleNode) -> None:
 
 
 def run(args: list[str] | None = None) -> int:
-    """Run the node until it is told to stop. Returns the exit code: 0, or 1 when it could not start or go on."""
+    """Run the node until it is told to stop. Returns the exit code: 0, or 1 when it could not start or go on.
+
+    In the main thread: once it has ended, the process does not listen to SIGINT any more.
+    """
     logger = rclpy.logging.get_logger("kdc")
     node = None
     code = 0
@@ -366,7 +389,7 @@ def run(args: list[str] | None = None) -> int:
             raise StartupError(node.fault)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except StartupError as error:
+    except (StartupError, ParameterException) as error:  # the latter of qos_overrides
         logger.fatal(" ".join(str(error).split()))
         code = 1
     except RuntimeError:  # rclpy's own exceptions derive from it
@@ -374,6 +397,8 @@ def run(args: list[str] | None = None) -> int:
         if rclpy.ok():
             raise
     finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, lambda *_: None)  # a second Ctrl-C must not break off what the first began
         if node is not None:
             node.stop()
             node.destroy_node()

@@ -27,6 +27,7 @@ from kdc_ros.conversions import (
     poses_to_message,
 )
 from kdc_ros.frame import Frame
+from kdc_ros.frame_statistics import FrameStatistics
 from kdc_ros.image_conversion import rgb_to_message
 from kdc_ros.jpeg import rgb_to_jpeg_message
 from kdc_ros.locating import Located, Locator
@@ -50,14 +51,14 @@ class Outputs:
     from the inference thread.
     """
 
-    def __init__(self, node: Node, mismatches: MismatchLog) -> None:
+    def __init__(self, node: Node, mismatches: MismatchLog, statistics: FrameStatistics) -> None:
         self._node = node
         self._mismatches = mismatches
         self._context = node.context
         self._publishers: _Publishers | None = None
         self._marker_builder = MarkerBuilder()
         self._pool = PersonPool()
-        self._locator = Locator(node.get_logger())
+        self._locator = Locator(node.get_logger(), statistics)
 
     def activate(self) -> None:
         """Create the publishers."""
@@ -98,14 +99,14 @@ class Outputs:
                 if publisher is not None:
                     self._node.destroy_publisher(publisher)
 
-    def publish(self, frame: Frame, result: FrameResult, tracks: FrameTracks, settings: Settings) -> None:
-        """Publish one frame; `tracks` are the identities of its people.
+    def publish(self, frame: Frame, result: FrameResult, tracks: FrameTracks, settings: Settings) -> bool:
+        """Publish one frame; `tracks` are the identities of its people. Returns whether its depth image was of use.
 
         Does nothing when closed, nor once ROS is shut down.
         """
         publishers = self._publishers
         if publishers is None:
-            return
+            return False
         track_ids = tracks.ids
         located = self._locator.locate(frame, result.people, result.image_hw, settings)
         try:
@@ -120,6 +121,7 @@ class Outputs:
         except RuntimeError:  # rclpy's own exceptions derive from it
             if self._context.ok() and self._publishers is not None:
                 raise
+        return located.by_depth
 
     def _publish_places(
         self,
@@ -188,7 +190,11 @@ class Outputs:
         if raw:
             publishers.overlay.publish(rgb_to_message(drawn, frame.header))
         if compressed:
-            jpeg = rgb_to_jpeg_message(drawn, frame.header, settings.overlay_jpeg_quality)
+            try:
+                jpeg = rgb_to_jpeg_message(drawn, frame.header, settings.overlay_jpeg_quality)
+            except ValueError as error:  # more pixels than JPEG can have; the frame itself is out
+                self._node.get_logger().warning(f"no ~/overlay/compressed: {error}", throttle_duration_sec=30.0)
+                return
             publishers.overlay_compressed.publish(jpeg)
 
 

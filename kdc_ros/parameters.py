@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -251,7 +252,7 @@ def pipeline_options(settings: Settings, base: PipelineOptions | None = None) ->
 
 def model_path(settings: Settings) -> Path:
     """The network's file: the parameter, else the default one. Raises ModelLoadError where there is none."""
-    return Path(settings.model).expanduser() if settings.model else default_model_path()
+    return Path(os.path.expanduser(settings.model)) if settings.model else default_model_path()
 
 
 def _descriptor(name: str, default: Any) -> ParameterDescriptor:
@@ -278,6 +279,10 @@ def _fault(parameters: Sequence[Parameter]) -> str:
         description = _DESCRIPTIONS.get(parameter.name)
         if description is None:
             continue
+        # rclpy's own check has a tolerance; what it lets through would fail on every frame.
+        low, high = description.low, description.high
+        if low is not None and high is not None and not low <= parameter.value <= high:
+            return f"parameter '{parameter.name}' must be within {low:g}..{high:g}, got {parameter.value}"
         if description.choices and parameter.value not in description.choices:
             choices = ", ".join(description.choices)
             return f"parameter '{parameter.name}' must be one of {choices}, got '{parameter.value}'"

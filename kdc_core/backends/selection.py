@@ -22,7 +22,11 @@ def select(model: Path, backend: str, options: LoadOptions) -> Backend:
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend '{backend}': choose one of {', '.join(BACKENDS)}")
-    if not model.is_file():
+    try:
+        there = model.is_file()
+    except OSError as error:  # a folder that may not be read, a name that is too long
+        raise ModelLoadError(f"the model {model} cannot be read: {error.strerror}") from error
+    if not there:
         raise ModelLoadError(
             f"there is no model file at {model}. The package ships weights/kdc_mobile.onnx; a model of your own comes "
             "from `kdc export --checkpoint RUN/last.pt --out model.onnx`"

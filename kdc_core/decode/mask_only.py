@@ -56,8 +56,8 @@ def find_mask_only(
     The P cells are a person's, but nobody's whose pose is known: embeddings x, y and sigma in network pixels, float32
     (P,), and the probability of a person. The likeliest cell of those left is the next seed; mean embedding and mean
     log sigma of the cells that it shares a place with are their centroid. Fewer than `least` cells are nobody, nor are
-    those whose centroid lies where phi of `known` people, or of those found before, is above `apart`: parts of them that
-    their mask leaves out.
+    those whose centroid lies where phi of `known` people, or of those found before, is above `apart`: parts of them
+    that their mask leaves out.
     """
     group = np.full(len(x), -1, np.intp)
     log_sigma = np.log(np.maximum(sigma, 1e-3))

@@ -6,6 +6,7 @@ A playlist is a sequence of clips, each a sequence of frames at a steady rate.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,8 +91,8 @@ def _paths(source: str) -> list[Path]:
     """The source as one path when there is such a file (whose name may hold spaces), else as several."""
     if not source.strip(" ,"):
         raise PlaylistError("no input given")
-    whole = Path(source).expanduser()
-    parts = [whole] if whole.exists() else [Path(p).expanduser() for p in source.replace(",", " ").split()]
+    whole = Path(os.path.expanduser(source))
+    parts = [whole] if whole.exists() else [Path(os.path.expanduser(p)) for p in source.replace(",", " ").split()]
     for part in parts:
         if not part.exists():
             raise PlaylistError(f"{part} does not exist")

@@ -149,7 +149,7 @@ def test_cells_of_people_with_a_pose_stay_theirs() -> None:
     both = decode_masks(masks, pose_in(0), LETTERBOX, mask_only=10, least_score=0.6)
     assert len(both.scores) == 2
     changed = np.nonzero((both.labels == 1) != (alone.labels == 1))[1]
-    assert 46 <= changed.min() and changed.max() <= 49, "only the line between the bodies, at 47.5, within half a cell"
+    assert changed.min() >= 46 and changed.max() <= 49, "only the line between the bodies, at 47.5, within half a cell"
 
 
 def test_nobody_twice() -> None:

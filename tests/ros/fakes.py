@@ -71,10 +71,12 @@ class FakeLogger:
 
 
 class FakeOutputs:
-    """Keeps what is published."""
+    """Keeps what is published. by_depth: whether depth images are of use."""
 
     def __init__(self) -> None:
         self.frames: list[tuple] = []
+        self.by_depth = True
 
-    def publish(self, frame, result, tracks, settings) -> None:
+    def publish(self, frame, result, tracks, settings) -> bool:
         self.frames.append((frame, result, tracks, settings))
+        return self.by_depth and frame.depth is not None

@@ -86,6 +86,10 @@ class NodeProcess:
         found = wait_until(lambda: self.logged(text) or self._process.poll() is not None, timeout_s)
         assert found and self.logged(text), f"'{text}' was not logged:\n" + "\n".join(self.lines)
 
+    def interrupt(self) -> None:
+        """Press Ctrl-C once, and do not wait."""
+        self._process.send_signal(signal.SIGINT)
+
     def wait_ready(self) -> None:
         """Wait until the node listens."""
         self.wait_for_log("waiting for images")

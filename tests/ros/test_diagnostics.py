@@ -100,7 +100,8 @@ def test_a_healthy_node():
         ("input", dataclasses.replace(WORKING, mismatches=("a publisher of ...",)), {}, WARN, "a publisher"),
         ("input", changed(rejected=Counter({"too short": 3})), {}, WARN, "3 frames malformed"),
         ("input", changed(failed=2, processed=0), {}, ERROR, "2 frames malformed or failed"),
-        ("input", changed(unpaired=5), {}, WARN, "no depth"),
+        ("input", changed(unpaired=5), {}, WARN, "no usable depth"),
+        ("input", changed(unusable=Counter({"CameraInfo is not used": 4})), {}, WARN, "CameraInfo is not used"),
         ("input", changed(unpaired=5, paired=100), {}, OK, "30.0 Hz"),
         ("input", changed(stamp_jumps=1), {}, WARN, "stamps jumped back"),
         ("output", changed(age_p95_s=0.7), {}, WARN, "results are 700 ms old"),
@@ -137,6 +138,13 @@ def test_old_drops_are_no_warning():
     got = judged(report)["input"]
     assert got.level == OK
     assert values(got)["malformed: too short"] == "3"
+    unusable = Counter({"the depth image is not used": 3})
+    report = changed(unusable=unusable)
+    report = dataclasses.replace(report, before=dataclasses.replace(report.now, unusable=Counter(unusable)))
+    got = judged(report)["input"]
+    assert got.level == OK
+    assert values(got)["unusable: the depth image is not used"] == "3"
+    assert values(got)["depth or calibration unusable"] == "3"
 
 
 def test_resident_memory():

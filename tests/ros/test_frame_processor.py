@@ -342,10 +342,15 @@ def test_depth_is_counted_when_it_is_asked_for(bench):
     assert bench.outputs.frames[0][0].depth is depth
     assert bench.statistics.snapshot().paired == 0
     bench.settings = dataclasses.replace(bench.settings, use_depth=True)
+    bench.outputs.by_depth = False  # it could not be used
+    bench.process(FakePipeline(), message(), depth)
+    counts = bench.statistics.snapshot()
+    assert (counts.paired, counts.unpaired) == (0, 1)
+    bench.outputs.by_depth = True
     bench.process(FakePipeline(), message(), depth)
     bench.process(FakePipeline(), message())
     counts = bench.statistics.snapshot()
-    assert (counts.paired, counts.unpaired) == (1, 1)
+    assert (counts.paired, counts.unpaired) == (1, 2)
 
 
 def test_nothing_comes_of_a_frame_whose_work_was_given_up_meanwhile():

@@ -98,7 +98,7 @@ class Bench:
             self, TrackIds(), lambda: Settings(max_image_megapixels=1), self.statistics, Clock(), self.logger
         )
 
-    def publish(self, frame, result, tracks, settings) -> None:
+    def publish(self, frame, result, tracks, settings) -> bool:
         height, width = result.image_hw
         assert (height, width) == frame.image.shape[:2]
         poses = poses_to_message(result.people, tracks, frame.header, result.image_hw)

@@ -11,11 +11,12 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
-from sensor_msgs.msg import Image  # noqa: E402
+from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 
 from kdc_ros.image_subscription import REST_S, Departures, ImageSubscription  # noqa: E402
 from kdc_ros.qos import MismatchLog  # noqa: E402
 from tests.ros.fakes import FakeLogger  # noqa: E402
+from tests.ros.processes import EXCHANGE_TIMEOUT_S, wait_until  # noqa: E402
 
 RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
 
@@ -114,6 +115,58 @@ def test_a_topic_rests_before_it_is_subscribed_reliably_again(make_bench, monkey
     now_s += REST_S
     bench.images.adapt()
     assert bench.images.open
+
+
+@pytest.fixture
+def receiver(ros):
+    made = []
+
+    def make(*rules: str):
+        arguments = [part for rule in rules for part in ("-r", rule)]
+        made.append(rclpy.create_node("remapped", cli_args=["--ros-args", *arguments] if rules else None))
+        return made[-1]
+
+    yield make
+    for node in made:
+        node.destroy_node()
+
+
+@pytest.mark.parametrize(
+    ("transport", "rules", "name"),
+    [
+        ("raw", (), "/image"),
+        ("raw", ("image:=/depth", "depth:=/image"), "/depth"),
+        ("raw", ("image:=/a", "/a:=/b"), "/a"),
+        ("compressed", (), "/image/compressed"),
+        ("compressed", ("image:=/camera/image_raw",), "/camera/image_raw/compressed"),
+        ("compressed", ("image:=/camera/compressed", "/camera/compressed:=/b"), "/camera/compressed"),
+        ("compressed", ("image:=/a", "/a/compressed:=/b"), "/b"),
+    ],
+)
+def test_topics_are_remapped_once(receiver, transport, rules, name):
+    node = receiver(*rules)
+    images = ImageSubscription(node, "image", print, "auto", MismatchLog(FakeLogger()), Departures(), transport)
+    try:
+        assert images.topic_name == images._subscription.topic_name == name
+    finally:
+        images.close()
+
+
+def test_publishers_of_another_type_are_told_apart(receiver):
+    images = ImageSubscription(receiver(), "typed_image", print, "auto", MismatchLog(FakeLogger()), Departures())
+    elsewhere = rclpy.Context()  # within one, a topic has one type
+    rclpy.init(context=elsewhere)
+    sender = rclpy.create_node("wrong_sender", context=elsewhere)
+    sender.create_publisher(CompressedImage, "typed_image", QoSProfile(depth=1, reliability=BEST_EFFORT))
+    try:
+        assert wait_until(images.other_types, EXCHANGE_TIMEOUT_S)
+        assert images.other_types() == ["sensor_msgs/msg/CompressedImage"] and images.publisher_count() == 0
+        images.adapt()
+        assert images.reliability == RELIABLE, "whose images never come need not be followed"
+    finally:
+        sender.destroy_node()
+        rclpy.shutdown(context=elsewhere)
+        images.close()
 
 
 def test_a_fixed_choice_stays_and_its_mismatch_is_told_once(make_bench):

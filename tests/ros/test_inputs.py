@@ -47,9 +47,10 @@ def frames(monkeypatch):
     def watch(bench) -> dict:
         kept: dict = {}
 
-        def keep(frame, *_) -> None:
+        def keep(frame, *_) -> bool:
             stamp = frame.header.stamp
             kept[stamp.sec * 1000 + stamp.nanosec // 10**6] = frame
+            return frame.depth is not None
 
         monkeypatch.setattr(bench.node._outputs, "publish", keep)
         return kept
@@ -74,8 +75,7 @@ def test_depth_and_calibration_of_the_same_moment(make_bench, canned_model, fram
     kept = frames(bench)
     bench.wait_for_state("active")
     for ms in (1000, 2000):
-        info = CameraInfo(header=at(ms), width=ms)
-        bench.publish_until(lambda info=info: info, lambda ms=ms: infos(bench).count(ms), "camera_info")
+        bench.publish_until(lambda ms=ms: calibration(ms), lambda ms=ms: focal_lengths(bench).count(ms), "camera_info")
     ms = 1000
 
     def pair() -> Image:
@@ -88,18 +88,27 @@ def test_depth_and_calibration_of_the_same_moment(make_bench, canned_model, fram
     bench.publish_until(pair, lambda: any(frame.depth is not None for frame in kept.values()))
     ms_paired, paired = next((ms, frame) for ms, frame in kept.items() if frame.depth is not None)
     assert abs(paired.depth.header.stamp.nanosec / 10**6 - ms_paired % 1000) < 200
-    assert paired.camera_info.width == 1000, "the calibration nearest in time"
+    assert paired.camera_info.k[0] == 1000, "the calibration nearest in time"
 
     # Without its depth image a frame goes on alone, once it has waited for the slop.
     before = bench.node._statistics.snapshot()
     bench.publish_until(lambda: picture(60_000), lambda: 60_000 in kept)
     assert kept[60_000].depth is None
-    assert kept[60_000].camera_info.width == 2000
+    assert kept[60_000].camera_info.k[0] == 2000
     counts = bench.node._statistics.snapshot()
     assert counts.unpaired > before.unpaired
     assert counts.rejected.total() == counts.failed == 0
     shown = values(bench.status("input", lambda s: int(values(s)["without depth"]) > 0))
     assert int(shown["with depth"]) > 0
+
+
+def calibration(ms: int) -> CameraInfo:
+    """One of the picture, with its stamp in milliseconds for a focal length."""
+    return CameraInfo(header=at(ms), width=64, height=48, k=[float(ms), 0.0, 31.5, 0.0, float(ms), 23.5, 0.0, 0.0, 1.0])
+
+
+def focal_lengths(bench) -> list[float]:
+    return [info.k[0] for info in bench.node._inputs._calibrations]
 
 
 def infos(bench) -> list[int]:
@@ -184,6 +193,44 @@ def test_of_calibrations_without_a_time_the_newest_holds():
     calibrations.append(CameraInfo(header=at(4000), width=4))
     calibrations.append(CameraInfo(header=at(9000), width=5))
     assert inputs._calibration(picture(5000)).width == 4
+
+
+def test_a_calibration_without_a_time_ends_those_with_one():
+    calibrations = deque(CameraInfo(header=at(4000 + n), width=n + 1) for n in range(3))
+    inputs = Inputs(None, None, None, None, None, calibrations)
+    inputs._on_calibration(CameraInfo(width=9))
+    assert inputs._calibration(picture(4000)).width == 9
+    inputs._on_calibration(CameraInfo(header=at(4500), width=10))
+    assert inputs._calibration(picture(4000)).width == 10
+
+
+def test_depth_that_cannot_be_used_is_no_depth(make_bench, canned_model):
+    """Malformed, and then of another shape: counted as such, with a warning in diagnostics."""
+    bench = make_bench(model=str(canned_model), use_depth=True, sync_slop_s=0.2)
+    bench.wait_for_state("active")
+    bench.publish_until(lambda: calibration(1000), lambda: bench.node._inputs._calibrations, "camera_info")
+    ms = 1000
+    for broken, cause in (
+        ({"encoding": "8UC1"}, "the depth image is not used: "),
+        ({"height": 64, "width": 32}, "it has 32 x 64 pixels"),
+    ):
+
+        def pair(broken=broken) -> Image:
+            nonlocal ms
+            ms += 1
+            bad = Image(header=at(ms), height=48, width=64, encoding="16UC1", step=128, data=bytes(64 * 128))
+            for name, value in broken.items():
+                setattr(bad, name, value)
+            bench.publish(bad, "depth")
+            return picture(ms)
+
+        def told(cause=cause) -> bool:
+            inputs = [s for m in list(bench.diagnostics) for s in m.status if s.name.endswith(": input")]
+            causes = [key for s in inputs if s.level == s.WARN and "depth" in s.message for key in values(s)]
+            return any(key.startswith("unusable: ") and cause in key for key in causes)
+
+        bench.publish_until(pair, told)
+    assert bench.node._statistics.snapshot().paired == 0
 
 
 def test_an_incompatible_peer_that_has_gone_is_no_longer_told(ros):

@@ -173,6 +173,19 @@ def test_pausing(make_bench, canned_model):
     answers(bench)
 
 
+def test_a_subscription_that_cannot_be_made_is_the_callers_answer(make_bench, canned_model):
+    wrong = {"qos_overrides.{namespace}/image.subscription.depth": -3}
+    bench = make_bench(model=str(canned_model), autostart=False, **wrong)
+    assert bench.enable(False).success
+    assert bench.change(CONFIGURE) and bench.change(ACTIVATE)
+    response = bench.enable(True)
+    assert not response.success and "cannot subscribe" in response.message
+    status = bench.status("state", lambda s: s.level == s.ERROR)
+    assert "cannot subscribe" in status.message
+    assert bench.state() == "active", "it lives on"
+    assert bench.enable(False).success
+
+
 def test_tracks_start_afresh_on_request(make_bench, canned_model):
     bench = make_bench(model=str(canned_model))
     bench.wait_for_state("active")

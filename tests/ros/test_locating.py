@@ -22,6 +22,7 @@ from kdc_ros.body_names import frames_fault, prefix_fault
 from kdc_ros.camera import camera_from_info
 from kdc_ros.depth_conversion import depth_from_message
 from kdc_ros.frame import Frame
+from kdc_ros.frame_statistics import FrameStatistics
 from kdc_ros.locating import Locator
 from kdc_ros.parameters import Settings
 from tests.core.depth_scenes import IMAGE_HW, TRUNK_M, one_person
@@ -137,60 +138,94 @@ def test_no_calibration():
 
 
 def locate(depth=None, info=None, header=HEADER, settings=None):
-    """Places of one made person, and what was logged."""
+    """Places of one made person, what was logged, and what was counted."""
     people, _ = one_person()
-    logger = FakeLogger()
+    logger, statistics = FakeLogger(), FrameStatistics()
     frame = Frame(np.zeros((*IMAGE_HW, 3), np.uint8), header, depth, info)
-    locator = Locator(logger)
-    for _ in range(3):  # nothing is said twice
-        located = locator.locate(frame, people, IMAGE_HW, settings or Settings())
-    return located, [text for _, text in logger.lines]
+    located = Locator(logger, statistics).locate(frame, people, IMAGE_HW, settings or Settings())
+    return located, [text for _, text in logger.lines], statistics.snapshot().unusable
 
 
 @pytest.mark.parametrize("millimetres", [False, True])
 def test_measured(millimetres):
     _, depth = one_person()
     depth = np.round(depth * 1000).astype(np.uint16) if millimetres else depth
-    located, said = locate(depth_message(depth), camera_info())
+    located, said, _ = locate(depth_message(depth), camera_info())
     assert located.positions.sources.tolist() == [PositionSource.DEPTH]
     assert located.positions.roots_m[0, 2] == pytest.approx(TRUNK_M)
-    assert said == []
+    assert said == [] and located.by_depth
 
 
 def test_estimated_or_not():
-    located, said = locate(None, camera_info())
+    located, said, _ = locate(None, camera_info())
     assert located.positions.sources.tolist() == [PositionSource.ESTIMATED]
-    assert said == []
-    child, _ = locate(None, camera_info(), settings=Settings(body_height_m=0.83))
+    assert said == [] and not located.by_depth
+    child, *_ = locate(None, camera_info(), settings=Settings(body_height_m=0.83))
     assert child.positions.roots_m[0, 2] == pytest.approx(located.positions.roots_m[0, 2] / 2, rel=0.05)
     assert child.positions.stds_m[0] < located.positions.stds_m[0]
-    silent, _ = locate(None, camera_info(), settings=Settings(estimate_distance=False))
+    silent, *_ = locate(None, camera_info(), settings=Settings(estimate_distance=False))
     assert silent.positions.sources.tolist() == [PositionSource.NONE]
 
 
-def test_what_stands_in_the_way_is_said_once():
+def test_what_stands_in_the_way_is_counted_and_said():
     _, depth = one_person()
     for arguments, words in (
         ({"depth": depth_message(depth)}, "no calibration"),
-        ({"depth": depth_message(depth), "info": CameraInfo()}, "no calibration"),
         ({"info": camera_info(d=[0.1] * 5, distortion_model="mystery")}, "mystery"),
         ({"depth": Image(encoding="rgb8", header=HEADER), "info": camera_info()}, "encoding"),
         ({"depth": depth_message(depth[:, :400]), "info": camera_info()}, "400 x 480"),
         ({"info": CameraInfo(width=1280, height=720, k=K)}, "1280 x 720"),
-        ({"depth": depth_message(depth, frame_id="elsewhere"), "info": camera_info()}, "elsewhere"),
     ):
-        located, said = locate(**arguments)
+        located, said, counted = locate(**arguments)
         assert len(said) == 1, arguments
         assert words in said[0]
-        assert len(located.positions) == 1
-    located, said = locate(None, None)  # a plain webcam is nothing to talk about
-    assert said == []
+        assert counted == {said[0]: 1}
+        assert len(located.positions) == 1 and not located.by_depth
+    located, said, counted = locate(None, None)  # a plain webcam is nothing to talk about
+    assert said == [] and not counted
     assert located.camera == CameraModel.guess(IMAGE_HW)
+
+
+def test_what_may_be_meant_so_is_said_once_and_not_counted():
+    people, depth = one_person()
+    empty = CameraInfo(width=640, height=480)
+    for depth_image, info, words in (
+        (depth_message(depth, frame_id="elsewhere"), camera_info(), "elsewhere"),
+        (None, empty, "CameraInfo holds no calibration (K or the size is zero)"),
+    ):
+        logger, statistics = FakeLogger(), FrameStatistics()
+        locator = Locator(logger, statistics)
+        frame = Frame(np.zeros((*IMAGE_HW, 3), np.uint8), HEADER, depth_image, info)
+        for _ in range(3):
+            locator.locate(frame, people, IMAGE_HW, Settings())
+        [(level, text)] = logger.lines
+        assert level == "warning" and words in text
+        assert not statistics.snapshot().unusable
+    # Where depth is there, too, it is more than that.
+    located, said, counted = locate(depth_message(depth), empty)
+    assert len(said) == 2 and sum(counted.values()) == 1 and not located.by_depth
+
+
+def test_again_and_again_it_is_counted():
+    people, _ = one_person()
+    logger, statistics = FakeLogger(), FrameStatistics()
+    locator = Locator(logger, statistics)
+    frame = Frame(np.zeros((*IMAGE_HW, 3), np.uint8), HEADER, Image(encoding="rgb8", header=HEADER), camera_info())
+    for _ in range(3):
+        locator.locate(frame, people, IMAGE_HW, Settings())
+    [(cause, count)] = statistics.snapshot().unusable.items()
+    assert count == 3 and "rgb8" in cause
+    assert "3 times so far" in logger.lines[-1][1]
+    for n in range(200):  # ever new nonsense
+        frame.depth.encoding = f"{n:x}"
+        locator.locate(frame, people, IMAGE_HW, Settings())
+    unusable = statistics.snapshot().unusable
+    assert unusable.total() == 203 and len(unusable) < 60
 
 
 def test_frames_and_poses_of_people():
     _, depth = one_person()
-    located, _ = locate(depth_message(depth), camera_info())
+    located, *_ = locate(depth_message(depth), camera_info())
     [transform] = body_transforms(located.positions, np.array([12]), HEADER, "p")
     assert transform.header == HEADER
     assert transform.child_frame_id == "body_p12"
@@ -208,7 +243,7 @@ def test_frames_and_poses_of_people():
     assert body_transforms(located.positions, np.array([12]), Header(stamp=HEADER.stamp), "p") == []
     # TF keeps the first of several transforms of one time: those without a time would stand still for good.
     assert body_transforms(located.positions, np.array([12]), Header(frame_id="optical"), "p") == []
-    nowhere, _ = locate(None, None)
+    nowhere, *_ = locate(None, None)
     assert body_transforms(nowhere.positions, np.array([12]), HEADER, "p") == []
     assert roots_to_message(nowhere.positions, HEADER).poses == []
 

@@ -15,7 +15,7 @@ from tests.ros.fakes import FakeLogger
 class Bench:
     """A monitor whose clock is set by hand."""
 
-    def __init__(self, timeout_s: float = 5.0, publishers: int = 0) -> None:
+    def __init__(self, timeout_s: float = 5.0, publishers: int = 0, others: tuple[str, ...] = ()) -> None:
         self.now_s = time.monotonic()
         self.statistics = FrameStatistics()
         self.logger = FakeLogger()
@@ -27,6 +27,7 @@ class Bench:
             lambda: self.timeout_s,
             lambda: publishers,
             lambda: self.now_s,
+            lambda: list(others),
         )
 
     def after(self, seconds: float) -> list[tuple[str, str]]:
@@ -52,6 +53,13 @@ def test_the_hint_knows_of_a_publisher():
     assert "2 publisher(s)" in text
 
 
+def test_the_hint_names_messages_of_another_type():
+    [(_, text)] = Bench(others=("sensor_msgs/msg/CompressedImage",)).after(6.0)
+    assert "what is published there is sensor_msgs/msg/CompressedImage" in text and "image_transport" in text
+    [(_, text)] = Bench(publishers=1, others=("sensor_msgs/msg/CompressedImage",)).after(6.0)
+    assert "1 publisher(s)" in text
+
+
 def test_frames_again_and_silence_again():
     bench = Bench(timeout_s=5.0)
     bench.after(6.0)
@@ -75,10 +83,11 @@ def test_drops_are_summed_up_now_and_then():
         bench.statistics.count_superseded()
     bench.statistics.count_rejected("too short")
     bench.statistics.count_failed()
+    bench.statistics.count_out_of_order()
     bench.statistics.count_processed({}, 0.025, people=1)
     assert bench.after(1.0) == []
     [(level, text)] = bench.after(SUMMARY_PERIOD_S)
     assert level == "info"
-    assert "1 frames processed, 2 skipped for newer ones, 1 malformed, 0 too old, 1 failed" in text
+    assert "1 frames processed, 2 skipped for newer ones, 1 malformed, 0 too old, 1 out of order, 1 failed" in text
     assert "latest latency 25 ms" in text
     assert bench.after(SUMMARY_PERIOD_S) == []  # nothing new

@@ -185,6 +185,9 @@ def test_quality_of_service_and_silence_are_reported_once(start_node, make_peer,
         ({"model": __file__}, "is not a usable ONNX model"),
         ({"person_threshold": 3.0}, "parameter 'person_threshold'"),
         ({"person_threshold": "high"}, "parameter 'person_threshold'"),
+        ({"model": "~nobody123/x.onnx"}, "there is no model file at ~nobody123/x.onnx"),
+        ({"model": "/" + 300 * "x"}, "File name too long"),
+        ({"qos_overrides./diagnostics.publisher.depth": "abc"}, "depth"),
     ],
 )
 def test_a_start_that_cannot_be(start_node, parameters, told):
@@ -208,6 +211,22 @@ def test_a_signal_while_idle(start_node, canned_model):
     code, seconds = node.stop(signal.SIGTERM)
     assert code == 0
     assert seconds < 2
+    assert not node.logged("Traceback")
+
+
+def test_an_impatient_second_signal(start_node, make_peer, tmp_path):
+    """While the first one still waits for the frame in the network."""
+    model = canned.write_canned_model(tmp_path / "very_slow.onnx", busy_work=6000)
+    node = start_node(model=model, threads=1)
+    node.wait_ready()
+    peer = make_peer()
+    peer.wait_connected()
+    peer.send_picture(BRIGHT, 1)
+    time.sleep(0.5)
+    node.interrupt()
+    time.sleep(0.2)
+    code, _ = node.stop(signal.SIGINT)
+    assert code == 0
     assert not node.logged("Traceback")
 
 

@@ -22,10 +22,11 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from kdc_core.polygons import rings_to_mask
 from kdc_core.tracking import FrameTracks
-from kdc_core.types import FrameResult
+from kdc_core.types import FrameResult, People
 from kdc_ros import outputs as outputs_module
 from kdc_ros.conversions import people_from_messages, rings_from_message
 from kdc_ros.frame import Frame
+from kdc_ros.frame_statistics import FrameStatistics
 from kdc_ros.image_conversion import image_to_rgb
 from kdc_ros.outputs import Outputs
 from kdc_ros.parameters import Settings
@@ -52,7 +53,7 @@ TIMEOUT_S = 60.0
 def publisher(ros):
     """The outputs of a node of their own."""
     node = rclpy.create_node("sender")
-    outputs = Outputs(node, MismatchLog(node.get_logger()))
+    outputs = Outputs(node, MismatchLog(node.get_logger()), FrameStatistics())
     outputs.activate()
     yield outputs
     outputs.close()
@@ -180,6 +181,15 @@ def test_a_label_image_for_more_people_than_bytes_hold(publisher, listen):
     listener = listen(["mask_image"])
     listener.receive(lambda: publisher.publish(frame, result, TRACKS, Settings(max_people=300)), ["mask_image"])
     assert listener.newest["mask_image"].encoding == "16UC1"
+
+
+def test_a_picture_too_long_for_a_jpeg_is_published_all_the_same(publisher, listen):
+    image = np.zeros((2, 70_000, 3), np.uint8)
+    frame, result = Frame(image, HEADER), FrameResult(People.empty((2, 70_000)), (2, 70_000))
+    listener = listen(["poses", "overlay/compressed"])
+    nobody = FrameTracks.untracked(0)
+    listener.receive(lambda: publisher.publish(frame, result, nobody, Settings()), ["poses"])
+    assert listener.newest["poses"].image_width == 70_000 and "overlay/compressed" not in listener.newest
 
 
 def test_closed_outputs_stay_silent_and_open_again(publisher):

@@ -84,6 +84,7 @@ def test_live_changes(make_node):
     [
         ("person_threshold", 1.5),
         ("person_threshold", -0.1),
+        ("person_threshold", 1.0000005),  # rclpy's own check would take it
         ("person_threshold", float("nan")),
         ("no_frame_timeout_s", float("inf")),
         ("person_threshold", "high"),

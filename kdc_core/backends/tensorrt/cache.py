@@ -23,9 +23,12 @@ SIDE_FORMAT = 1
 
 
 def default_engine_dir() -> Path:
-    """$XDG_CACHE_HOME/kdc/engines, by default ~/.cache/kdc/engines."""
+    """$XDG_CACHE_HOME/kdc/engines, by default ~/.cache/kdc/engines. Raises OSError for a user without a home."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "kdc" / "engines"
+    try:
+        return Path(base).expanduser() / "kdc" / "engines"
+    except RuntimeError as error:  # as in a container that runs under any number for its user
+        raise FileNotFoundError("the user has no home directory") from error
 
 
 @dataclass(frozen=True)
