@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kdc_core.pipeline import Pipeline, PipelineOptions
+
+# More make nothing faster, and so many that the machine stands still are easily typed.
+_MOST_THREADS = 256
 
 
 def fraction(text: str) -> float:
@@ -26,6 +30,24 @@ def positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"must be a whole number above 0, got '{text}'")
     return int(text)
+
+
+def thread_count(text: str) -> int:
+    """A whole number of threads."""
+    if (count := positive(text)) > _MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"must be {_MOST_THREADS} at most, got {count}")
+    return count
+
+
+def refuse_to_replace(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raises CommandError where a result would take the place of what it is made from, or of another result."""
+    from kdc_cli.errors import CommandError
+
+    taken = {path.resolve() for path in inputs}
+    for path in outputs:
+        if path.resolve() in taken:
+            raise CommandError(f"--out must be another file than {path}")
+        taken.add(path.resolve())
 
 
 def size_hw(text: str) -> tuple[int, int]:
@@ -99,7 +121,7 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threads",
-        type=positive,
+        type=thread_count,
         default=0,
         metavar="N",
         help="CPU threads to use (default: the runtime's choice)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,12 @@ def run(args: argparse.Namespace) -> None:
     seeing = judging_pipeline(model)
     shaping = judging_pipeline(model, _SHAPE_PX, _SHAPE_SCORE) if args.squashed else None
     made = args.out / "images"
+    if args.squashed:
+        if made.resolve() == args.images.resolve():
+            raise CommandError(f"--squashed would write over the photos in {args.images}: choose another --out")
+        for stem, count in Counter(file.stem for file in files).items():
+            if count > 1:
+                raise CommandError(f"{args.images} has {count} photos named {stem}: both would become {stem}.jpg")
     (made if args.squashed else args.out).mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

@@ -7,7 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kdc_cli.arguments import add_flip_argument, add_model_arguments, fraction, load_pipeline, positive
+from kdc_cli.arguments import (
+    add_flip_argument,
+    add_model_arguments,
+    fraction,
+    load_pipeline,
+    positive,
+    refuse_to_replace,
+)
 from kdc_cli.errors import CommandError
 
 _DESCRIPTION = """\
@@ -85,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
     from kdc_model.evaluate import find_people, format_table, load_truth, score
     from kdc_model.protocols import PROTOCOLS
 
+    refuse_to_replace([args.out], filter(None, [args.annotations, args.model]))
     protocol = PROTOCOLS[args.protocol]
     truth = load_truth(args.annotations, args.images, args.limit, protocol)
     pipeline = load_pipeline(args, PipelineOptions(person_threshold=args.score_threshold))

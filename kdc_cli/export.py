@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from kdc_cli.arguments import positive, size_hw
+from kdc_cli.arguments import positive, refuse_to_replace, size_hw
 from kdc_cli.errors import CommandError
 
 _DESCRIPTION = """\
@@ -60,6 +60,9 @@ def run(args: argparse.Namespace) -> int:
     for checkpoint in args.checkpoint:
         if not checkpoint.is_file():
             raise FileNotFoundError(f"no checkpoint at {checkpoint}")
+    refuse_to_replace([args.out], args.checkpoint)
+    if args.out.suffix != ".onnx":
+        raise CommandError(f"--out must end in .onnx, got {args.out}")
     if args.fixed_size and args.long_side:
         raise CommandError("--fixed-size says the size already: leave --long-side out")
     from kdc_cli.gate import pictures_in

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kdc_cli.arguments import add_overrides, positive
+from kdc_cli.arguments import add_overrides, positive, refuse_to_replace
 from kdc_cli.errors import CommandError
 
 _DESCRIPTION = """\
@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.batches < 2:
         raise CommandError("the noise of a gradient takes two batches at least: --batches 2")
+    refuse_to_replace(filter(None, [args.out]), [args.checkpoint])
     network, trained, _ = network_from_checkpoint(args.checkpoint)
     config = overridden(trained, args.overrides)
     if config.network() != trained.network():

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kdc_cli.arguments import positive
+from kdc_cli.arguments import positive, refuse_to_replace
 from kdc_cli.errors import CommandError
 
 _DESCRIPTION = """\
@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> None:
         raise CommandError("--annotations, --images and --out need as many entries each")
     if args.also and len(args.also) != len(args.annotations):
         raise CommandError("--also needs as many entries as --annotations, or none")
+    refuse_to_replace(args.out, [*args.annotations, *args.also, *filter(None, [args.sam, args.taught, args.save])])
     if args.taught and args.save:
         raise CommandError("--save is for a network taught now, with --sam")
     if args.taught:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from kdc_cli.arguments import refuse_to_replace
 from kdc_cli.errors import CommandError
 
 _DESCRIPTION = """\
@@ -50,8 +51,7 @@ def run(args: argparse.Namespace) -> None:
     from kdc_model.teacher.agreed_poses import agreed_poses, seeing_pipeline
     from kdc_model.teacher.movenet_pose import SinglePose
 
-    if args.out.exists() and args.out.samefile(args.annotations):
-        raise CommandError("--out must be another file than --annotations")
+    refuse_to_replace([args.out], [args.annotations, args.second])
     records = load_records(args.annotations, args.images)
     try:
         second = SinglePose.load(args.second)

@@ -70,6 +70,7 @@ def test_runs_as_a_module(repository: Path) -> None:
         ["predict", "a.jpg", "--out", "o", "--score-threshold", "1.5"],
         ["predict", "a.jpg", "--out", "o", "--score-threshold", "nan"],
         ["predict", "a.jpg", "--out", "o", "--threads", "-1"],
+        ["predict", "a.jpg", "--out", "o", "--threads", "100000"],
         ["predict", "a.jpg", "--out", "o", "--long-side", "0"],
         ["train", "--out", "o"],
         ["evaluate", "--images", "d", "--annotations", "a.json"],
@@ -131,7 +132,7 @@ def test_without_torch_says_how_to_get_it(
         monkeypatch.delitem(sys.modules, name)
     # None in sys.modules is what the import system takes for "not installed".
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert main([command, option, str(file), "--out", str(tmp_path / "out")]) == 1
+    assert main([command, option, str(file), "--out", str(tmp_path / "out.onnx")]) == 1
     line = one_line_of(capsys, command)
     assert "torch" in line and "pip install -e '.[train]'" in line
 
@@ -146,6 +147,51 @@ def test_missing_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str
     absent = tmp_path / "absent.yaml"
     assert main(["train", "--config", str(absent), "--out", str(tmp_path / "run")]) == 1
     assert str(absent) in one_line_of(capsys, "train")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["evaluate", "--annotations", "a.json", "--images", ".", "--out", "sub/../a.json"],
+        ["poses", "--annotations", "a.json", "--images", ".", "--second", "s", "--out", "a.json"],
+        ["masks", "--taught", "a.json", "--annotations", "b.json", "--images", ".", "--out", "a.json"],
+        ["masks", "--taught", "t", "--annotations", "a.json", "--images", ".", "--out", "a.json"],
+        ["masks", "--taught", "t", "--annotations", "b", "c", "--images", ".", ".", "--out", "a.json", "./a.json"],
+        ["masks", "--taught", "t", "--annotations", "b", "--images", ".", "--also", "a.json", "--out", "a.json"],
+        ["export", "--checkpoint", "a.json", "--out", "a.json"],
+        ["gradients", "--checkpoint", "a.json", "--out", "a.json"],
+    ],
+)
+def test_a_result_does_not_replace_what_it_is_made_from(
+    argv: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.json").write_text("precious")
+    assert main(argv) == 1
+    assert "--out must be another file" in one_line_of(capsys, argv[0])
+    assert (tmp_path / "a.json").read_text() == "precious"
+
+
+def test_an_export_is_an_onnx_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "last.pt").write_bytes(b"")
+    assert main(["export", "--checkpoint", str(tmp_path / "last.pt"), "--out", str(tmp_path / "last")]) == 1
+    assert "must end in .onnx" in one_line_of(capsys, "export")
+
+
+def test_squashed_photos_are_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("a.png", "a.jpg"):
+        (images / name).write_bytes(b"photo")
+    (tmp_path / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    command = ["boxes", "--squashed", "--images", str(images), "--labels", str(tmp_path), "--out"]
+    assert main([*command, str(tmp_path)]) == 1
+    assert "would write over the photos" in one_line_of(capsys, "boxes")
+    assert main([*command, str(tmp_path / "made")]) == 1
+    assert "2 photos named a" in one_line_of(capsys, "boxes")
+    assert (images / "a.jpg").read_bytes() == b"photo"
 
 
 @pytest.fixture
