@@ -182,19 +182,30 @@ def _warped_mask(person: Person, record: ImageRecord, warp: Warp) -> np.ndarray 
         return None
     if isinstance(shape, np.ndarray):
         return warp.mask(shape)
+    return _filled(shape, warp)
+
+
+def _warped_box(person: Person, warp: Warp) -> np.ndarray:
+    x, y, w, h = person.box_xywh
+    return _filled([np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h]])], warp)
+
+
+def _filled(outlines: list[np.ndarray], warp: Warp) -> np.ndarray:
+    """Polygons float64 (P, 2) of the picture, moved by a warp and filled, bool (H', W').
+
+    outlines: with pixel EDGES at integers (COCO's rule).
+    """
     height, width = warp.input_hw
-    out = np.zeros((height, width), np.uint8)
-    # fillPoly's pixels are centred on integers, COCO's polygons have pixel edges there. It also paints every
+    out = np.zeros((height, width), bool)
+    # fillPoly's pixels are centred on integers, the outlines have pixel edges there. It also paints every
     # pixel its outline touches, half a pixel too far out; at four times the size that is an eighth.
     fine = 4
-    polygons = [(warp.points(p - 0.5) + 0.5) * fine - 0.5 for p in shape]
-    if not polygons:
-        return None
+    polygons = [(warp.points(p - 0.5) + 0.5) * fine - 0.5 for p in outlines]
     points = np.concatenate(polygons)
     left, top = np.maximum(np.floor(points.min(0) / fine).astype(int) - 1, 0)
     right, bottom = np.minimum(np.ceil(points.max(0) / fine).astype(int) + 2, (width, height))
     if left >= right or top >= bottom:
-        return out.astype(bool)
+        return out
     canvas = np.zeros(((bottom - top) * fine, (right - left) * fine), np.uint8)
     corner = np.array([left, top]) * fine
     for polygon in polygons:  # one at a time: together, OpenCV leaves a hole where two overlap
@@ -202,15 +213,7 @@ def _warped_mask(person: Person, record: ImageRecord, warp: Warp) -> np.ndarray 
     out[top:bottom, left:right] = (
         cv2.resize(canvas, (right - left, bottom - top), interpolation=cv2.INTER_AREA) > 127
     )
-    return out.astype(bool)
-
-
-def _warped_box(person: Person, warp: Warp) -> np.ndarray:
-    x, y, w, h = person.box_xywh
-    corners = warp.points(np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h]]) - 0.5)
-    out = np.zeros(warp.input_hw, np.uint8)
-    cv2.fillConvexPoly(out, np.round(corners).astype(np.int32), 1)
-    return out.astype(bool)
+    return out
 
 
 def random_colour(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:

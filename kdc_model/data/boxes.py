@@ -25,6 +25,8 @@ ASPECTS = {3 / 2: 0.25, 4 / 3: 0.45, 1.0: 0.05, 3 / 4: 0.15, 2 / 3: 0.1}
 _SURER = 1 / 16
 
 _LEAST_SIDE_PX = 3.0
+# Boxes hang over a picture's border by a little of it; numbers further out are pixels, or no boxes at all.
+_OVERHANG = 0.1
 # A box with so many people found in it, each smaller than this share of it, is a crowd's.
 _CROWD, _CROWD_SHARE = 3, 0.25
 # Somebody found with less than this share of their mask in any box is one whom the annotator left out.
@@ -64,14 +66,18 @@ def read_yolo(path: Path, person_class: int = 0) -> np.ndarray:
             raise AnnotationError(
                 f"{path}, line {number}: expected a class and a box (4 numbers) or a polygon, got {line!r:.80}"
             )
-        if class_ != person_class:
-            continue
         if polygon:
             points = values.reshape(-1, 2)
             corners = np.concatenate([points.min(0), points.max(0)])
         else:
             corners = np.concatenate([values[:2] - values[2:] / 2, values[:2] + values[2:] / 2])
-        boxes.append(corners.clip(0, 1))
+        outside = values.min() < -_OVERHANG or values.max() > 1 + _OVERHANG
+        if outside or (corners[2:] <= corners[:2]).any():
+            raise AnnotationError(
+                f"{path}, line {number}: expected parts of the picture, 0 to 1, and a size above 0, got {line!r:.80}"
+            )
+        if class_ == person_class:
+            boxes.append(corners.clip(0, 1))
     return np.array(boxes, np.float64).reshape(-1, 4)
 
 

@@ -20,6 +20,9 @@ from kdc_core.skeleton import KEYPOINT_NAMES, NUM_KEYPOINTS
 
 PERSON_CATEGORY = 1
 
+# Beyond any picture, but small enough that OpenCV, which counts in int32, still takes it when it is enlarged.
+_FARTHEST_PX = 1e7
+
 
 class AnnotationError(ValueError):
     """A malformed annotation file: says which file, which record, what was expected."""
@@ -57,7 +60,7 @@ class Person:
         if self.segmentation is None:
             return None
         if isinstance(self.segmentation, list):
-            return [np.asarray(p, np.float64).reshape(-1, 2) for p in self.segmentation if len(p) >= 6]
+            return [np.asarray(p, np.float64).reshape(-1, 2) for p in self.segmentation]
         rle = self.segmentation
         if isinstance(rle["counts"], list):
             rle = coco_mask.frPyObjects(rle, height, width)
@@ -87,62 +90,43 @@ def load_records(annotations: Path, images: Path) -> list[ImageRecord]:
     Raises AnnotationError, or FileNotFoundError for a missing file.
     """
     data = _read_json(annotations)
-    sizes: dict[int, tuple[Any, Any]] = {}
-    for image in data["images"]:
-        if isinstance(image, dict) and isinstance(image.get("id"), int):  # others are reported below
-            if image["id"] in sizes:
-                raise AnnotationError(f"{annotations}: two images have the id {image['id']}")
-            sizes[image["id"]] = (image.get("height"), image.get("width"))
     names = keypoint_names(annotations, data)
     person = person_category(annotations, data)
-    numbers: set[int] = set()
     annotated = np.isin(KEYPOINT_NAMES, names)
+    records: dict[int, ImageRecord] = {}
+    for image in data["images"]:
+        record = _record(annotations, image, images, annotated)
+        if record.image_id in records:
+            raise AnnotationError(f"{annotations}: two images have the id {record.image_id}")
+        records[record.image_id] = record
+    numbers: set[int] = set()
     by_image: dict[int, list[Person]] = {}
     for annotation in data["annotations"]:
         if not isinstance(annotation, dict):
             raise AnnotationError(f"{annotations}: annotation {annotation!r:.80} must be a mapping")
-        if annotation.get("category_id", person) != person:
+        where = f"{annotations}: annotation {annotation.get('id', '(without id)')}"
+        category = annotation.get("category_id", person)
+        if type(category) is not int:
+            raise AnnotationError(f"{where}: category_id must be a whole number, got {category!r:.80}")
+        if category != person:
             continue
         if isinstance(number := annotation.get("id"), int):
             if number in numbers:
                 raise AnnotationError(f"{annotations}: two annotations have the id {number}")
             numbers.add(number)
         image_id = annotation.get("image_id")
-        if not isinstance(image_id, int) or image_id not in sizes:
-            raise AnnotationError(
-                f"{annotations}: annotation {annotation.get('id')}: image_id must be an image's id, "
-                f"got {image_id!r}"
-            )
-        by_image.setdefault(image_id, []).append(
-            _person(annotations, annotation, sizes[image_id], names)
-        )
-    declared = {c.get("id") for c in data.get("categories") or [] if isinstance(c, dict)}
+        if type(image_id) is not int or image_id not in records:
+            raise AnnotationError(f"{where}: image_id must be an image's id, got {image_id!r:.80}")
+        of = records[image_id]
+        by_image.setdefault(image_id, []).append(_person(where, annotation, (of.height, of.width), names))
+    declared = [c.get("id") for c in data.get("categories") or [] if isinstance(c, dict)]
     if data["annotations"] and not by_image and person not in declared:
         raise AnnotationError(
             f"{annotations}: no category is named 'person', and none of the annotations is of category {person}"
         )
-    records = []
-    for image in data["images"]:
-        try:
-            record = ImageRecord(
-                image_id=int(image["id"]),
-                path=images / image["file_name"],
-                height=int(image["height"]),
-                width=int(image["width"]),
-                persons=tuple(by_image.get(image["id"], ())),
-                crowd_prob=float(image.get("crowd_prob", 0.0)),
-                annotated_types=annotated,
-            )
-            if min(record.height, record.width) < 1:
-                raise ValueError("a picture has at least one pixel")
-            records.append(record)
-        except (KeyError, TypeError, ValueError) as error:
-            raise AnnotationError(
-                f"{annotations}: image record {image!r:.120} needs id, file_name, height and width: {error!r}"
-            ) from error
-    if records and not any(r.path.is_file() for r in records):
+    if records and not any(r.path.is_file() for r in records.values()):
         raise FileNotFoundError(f"none of the {len(records)} images of {annotations} is in {images}")
-    return records
+    return [replace(r, persons=tuple(by_image.get(r.image_id, ()))) for r in records.values()]
 
 
 def add_pseudo_masks(records: list[ImageRecord], masks: Path, min_quality: float) -> list[ImageRecord]:
@@ -180,6 +164,10 @@ def read_pseudo_masks(path: Path) -> dict[str, dict[str, Any]]:
     for number, entry in made.items():
         if not (isinstance(entry, dict) and {"quality", "size", "counts"} <= set(entry)):
             raise AnnotationError(f"{path}: mask {number} needs quality, size and counts")
+        if not _is_number(entry["quality"], 0, 1):
+            raise AnnotationError(
+                f"{path}: mask {number}: quality must be a number from 0 to 1, got {entry['quality']!r:.80}"
+            )
     return made
 
 
@@ -188,7 +176,7 @@ def _read_json(path: Path, keys: tuple[str, ...] = ("images", "annotations")) ->
         raise FileNotFoundError(f"no annotation file at {path}")
     try:
         data = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: lists in lists in lists
         raise AnnotationError(f"{path} is not JSON: {error}") from error
     if not isinstance(data, dict) or any(k not in data for k in keys):
         raise AnnotationError(f"{path} is not a COCO annotation file: expected the keys {', '.join(keys)}")
@@ -206,8 +194,10 @@ def person_category(path: Path, data: dict[str, Any]) -> int:
     if not isinstance(categories, list):
         raise AnnotationError(f"{path}: 'categories' must be a list of records, got {categories!r:.80}")
     for category in categories:
-        if isinstance(category, dict) and category.get("name") == "person" and isinstance(category.get("id"), int):
-            return int(category["id"])
+        if isinstance(category, dict) and category.get("name") == "person":
+            if type(number := category.get("id")) is not int:
+                raise AnnotationError(f"{path}: the person category's id must be a whole number, got {number!r:.80}")
+            return number
     return PERSON_CATEGORY
 
 
@@ -230,25 +220,43 @@ def keypoint_names(path: Path, data: dict[str, Any]) -> tuple[str, ...]:
     return KEYPOINT_NAMES
 
 
-def _person(
-    path: Path, annotation: dict[str, Any], image_hw: tuple[int, int], names: tuple[str, ...]
-) -> Person:
-    where = f"{path}: annotation {annotation.get('id', '(without id)')}"
+def _record(path: Path, image: Any, images: Path, annotated_types: np.ndarray) -> ImageRecord:
+    """An image's record, without the people in it."""
+    try:
+        if type(image["id"]) is not int:
+            raise TypeError("the id must be a whole number")
+        file, height, width = images / image["file_name"], int(image["height"]), int(image["width"])
+        if min(height, width) < 1:
+            raise ValueError("a picture has at least one pixel")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise AnnotationError(
+            f"{path}: image record {image!r:.120} needs id, file_name, height and width: {error!r}"
+        ) from error
+    crowd_prob = image.get("crowd_prob", 0.0)
+    if not _is_number(crowd_prob, 0, 1):
+        raise AnnotationError(
+            f"{path}: image {image['id']}: crowd_prob must be a number from 0 to 1, got {crowd_prob!r:.80}"
+        )
+    return ImageRecord(image["id"], file, height, width, (), float(crowd_prob), annotated_types)
+
+
+def _person(where: str, annotation: dict[str, Any], image_hw: tuple[int, int], names: tuple[str, ...]) -> Person:
     box = _numbers(annotation.get("bbox"), 4)
     if box is None or min(box[2:]) < 0:
         raise AnnotationError(
-            f"{where}: bbox must be [x, y, width, height], got {annotation.get('bbox')!r:.80}"
+            f"{where}: bbox must be [x, y, width, height] within {_FARTHEST_PX:.0e} px, "
+            f"got {annotation.get('bbox')!r:.80}"
         )
     flat = _numbers(annotation.get("keypoints", [0] * (3 * len(names))), 3 * len(names))
     if flat is None or not np.isin(flat[2::3], (0, 1, 2)).all():
         raise AnnotationError(
-            f"{where}: keypoints must be {3 * len(names)} numbers x, y, v with v 0, 1 or 2, "
-            f"got {annotation['keypoints']!r:.80}"
+            f"{where}: keypoints must be {3 * len(names)} numbers x, y, v within {_FARTHEST_PX:.0e} px, "
+            f"with v 0, 1 or 2, got {annotation['keypoints']!r:.80}"
         )
-    if (area := annotation.get("area", 0)) is None or _numbers([area]) is None or area < 0:
+    if not _is_number(area := annotation.get("area", 0), 0, _FARTHEST_PX**2):
         raise AnnotationError(f"{where}: area must be a number of pixels, got {area!r:.80}")
     segmentation = annotation.get("segmentation") or None
-    if not annotation.get("has_mask", True):
+    if not _flag(where, annotation, "has_mask", True):
         segmentation = None
     if segmentation is not None:
         segmentation = _segmentation(where, segmentation, image_hw)
@@ -257,8 +265,8 @@ def _person(
         if name in KEYPOINT_NAMES:
             keypoints[KEYPOINT_NAMES.index(name)] = values
     nothing_known = segmentation is None and not (keypoints[:, 2] > 0).any()
-    crowd = bool(annotation.get("iscrowd"))
-    ignore = crowd or bool(annotation.get("ignore")) or nothing_known
+    crowd = _flag(where, annotation, "iscrowd", False)
+    ignore = _flag(where, annotation, "ignore", False) or crowd or nothing_known
     number = annotation.get("id")
     return Person(
         keypoints,
@@ -266,7 +274,7 @@ def _person(
         segmentation,
         ignore,
         crowd=crowd,
-        all_keypoints=bool(annotation.get("all_keypoints", True)),
+        all_keypoints=_flag(where, annotation, "all_keypoints", True),
         annotation_id=number if isinstance(number, int) else None,
     )
 
@@ -274,9 +282,11 @@ def _person(
 def _segmentation(where: str, value: Any, image_hw: tuple[int, int]) -> list[list[float]] | dict[str, Any]:
     """Checked polygons, or an RLE whose counts are bytes or a list."""
     if isinstance(value, list):
-        if any(_numbers(polygon) is None or len(polygon) % 2 for polygon in value):
+        # pycocotools takes four numbers for a box, and fails on fewer.
+        if any(_numbers(polygon) is None or len(polygon) % 2 or len(polygon) < 6 for polygon in value):
             raise AnnotationError(
-                f"{where}: segmentation must be polygons [x, y, x, y, ...], got {value!r:.80}"
+                f"{where}: segmentation must be polygons [x, y, x, y, ...] of 3 points or more, within "
+                f"{_FARTHEST_PX:.0e} px, got {value!r:.80}"
             )
         return value
     if not isinstance(value, dict) or not {"size", "counts"} <= set(value):
@@ -301,12 +311,26 @@ def _segmentation(where: str, value: Any, image_hw: tuple[int, int]) -> list[lis
     return {"size": size, "counts": counts.encode() if isinstance(counts, str) else counts}
 
 
+def _flag(where: str, annotation: dict[str, Any], key: str, default: bool) -> bool:
+    value = annotation.get(key, default)
+    if value not in (0, 1):
+        raise AnnotationError(f"{where}: {key} must be 0 or 1, got {value!r:.80}")
+    return bool(value)
+
+
+def _is_number(value: Any, low: float, high: float) -> bool:
+    """Whether it is a number (no text, no truth value) within these bounds, which NaN never is."""
+    return type(value) in (int, float) and low <= value <= high
+
+
 def _numbers(value: Any, count: int | None = None) -> np.ndarray | None:
-    """A list of (so many) finite numbers as float64; None when it is not one."""
+    """A list of (so many) numbers, none beyond `_FARTHEST_PX`, as float64; None when it is not one."""
     if not isinstance(value, list) or (count is not None and len(value) != count):
+        return None
+    if not set(map(type, value)) <= {int, float}:
         return None
     try:
         numbers = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
+    except OverflowError:  # a whole number beyond all floats
         return None
-    return numbers if numbers.ndim == 1 and np.isfinite(numbers).all() else None
+    return numbers if (np.abs(numbers) <= _FARTHEST_PX).all() else None

@@ -27,7 +27,8 @@ def paste_person(
 
     image, donor_image: uint8 (H, W, 3) of equal size. Keypoints that the pasted person covers are no longer
     labelled: what is behind is not to be guessed; nor are the pasted person's own points that something hid in the
-    donor. People of whom next to nothing is left are dropped with their keypoints.
+    donor. People of whom next to nothing is left are dropped with their keypoints; what is left of them counts in no
+    loss.
 
     Raises ValueError for a person without a mask, or pictures of different sizes.
     """
@@ -44,7 +45,8 @@ def paste_person(
     labelled = truth.labelled & ~_covered(truth.keypoints_xy, cut)
     gone = (before > 0) & (after < _LEAST_VISIBLE * before)
     labelled[gone] = False
-    instance[np.isin(instance, np.flatnonzero(gone) + 1)] = 0
+    remains = np.isin(instance, np.flatnonzero(gone) + 1)
+    instance[remains] = 0
     margin_px = 2 + round(0.05 * float(np.sqrt(cut.sum())))
     near = cv2.dilate(cut.astype(np.uint8), np.ones((2 * margin_px + 1,) * 2, np.uint8)) > 0
     seen = donor.labelled[person] & _covered(donor.keypoints_xy[person], near)
@@ -53,8 +55,8 @@ def paste_person(
         labelled=np.concatenate([labelled, seen[None]]),
         instance=instance,
         has_mask=np.append(truth.has_mask, True),
-        keypoint_ignore=np.where(cut, donor.keypoint_ignore, truth.keypoint_ignore),
-        mask_ignore=truth.mask_ignore & ~cut,
+        keypoint_ignore=np.where(cut, donor.keypoint_ignore, truth.keypoint_ignore) | remains,
+        mask_ignore=(truth.mask_ignore & ~cut) | remains,
         annotated_types=truth.annotated_types & donor.annotated_types,
     )
     return np.clip(np.rint(mixed), 0, 255).astype(np.uint8), joined

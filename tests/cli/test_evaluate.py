@@ -311,6 +311,15 @@ def test_people_without_masks_claim_none(folder: Path) -> None:
     assert metrics["segm.AP"] == 0.0 and metrics["person_iou"] == 0.0
 
 
+@pytest.mark.parametrize("number", ["4", 4.5])
+def test_an_image_whose_id_is_no_whole_number(folder: Path, number: object) -> None:
+    """Also where nobody is annotated in it."""
+    data = json.loads((folder / "annotations.json").read_text())
+    write(folder, [*data["images"], {**data["images"][0], "id": number}], data["annotations"])
+    with pytest.raises(AnnotationError, match=r"annotations\.json: image record .*the id must be a whole number"):
+        truth_of(folder)
+
+
 def test_pictures_that_do_not_fit_their_annotations(folder: Path) -> None:
     cv2.imwrite(str(folder / "images" / "000000000002.png"), np.zeros((240, 319, 3), np.uint8))
     with pytest.raises(AnnotationError, match="000000000002.png is 319 x 240"):

@@ -292,9 +292,27 @@ def test_person_without_mask_leaves_its_box_uncertain_but_for_known_people():
     box[20:40, 20:50] = True
     uncertain = truth.mask_ignore
     assert not uncertain[SQUARE > 0].any()
-    assert np.abs(uncertain.sum() - (box & (SQUARE == 0)).sum()) < 110  # the box's outline is rounded
-    assert uncertain[32:38, 32:48].all() and not uncertain[45:].any()
+    assert (uncertain == (box & (SQUARE == 0))).all()
     assert not truth.keypoint_ignore.any() and truth.has_mask.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("box", [(10, 10, 1, 1), (11, 11, 1, 1), (10, 13, 4, 4), (11, 10, 4, 3), (0, 0, 32, 32)])
+@pytest.mark.parametrize(("scale", "flipped"), [(1, False), (1, True), (2, False)])
+def test_a_box_covers_its_pixels_and_no_others(box, scale, flipped):
+    x, y, width, height = box
+    pixels = np.zeros((32, 32), bool)
+    pixels[y : y + height, x : x + width] = True
+    expected = np.kron(pixels[:, ::-1] if flipped else pixels, np.ones((scale, scale), bool))
+    warp = warp_of((32, 32), scale, 0, flipped, (32 * scale, 32 * scale))
+    truth = ground_truth(record_of((32, 32), person_of(box, ignore=True)), warp)
+    np.testing.assert_array_equal(truth.mask_ignore, expected)
+    np.testing.assert_array_equal(truth.keypoint_ignore, expected)
+
+
+@pytest.mark.parametrize("far", [1e4, 1e7])
+def test_a_box_far_beyond_the_picture_covers_it(far):
+    person = person_of((-far, -far, 2 * far, 2 * far), ignore=True)
+    assert ground_truth(record_of((64, 64), person), warp_of((64, 64), 3, 10, False, (64, 64))).mask_ignore.all()
 
 
 def test_smaller_person_is_in_front():

@@ -100,14 +100,27 @@ def test_uncompressed_rle(files):
         ({"bbox": [1, 2, 3]}, "bbox must be"),
         ({"bbox": [1, 2, -3, 4]}, "bbox must be"),
         ({"bbox": [1, 2, "3", None]}, "bbox must be"),
+        ({"bbox": ["1", "2", "3", "4"]}, "bbox must be"),
+        ({"bbox": [1, 2, True, 4]}, "bbox must be"),
+        ({"bbox": [[1], [2], [3], [4]]}, "bbox must be"),
+        ({"bbox": [1e300, 1e300, 1e300, 1e300]}, r"bbox must be .* within 1e\+07 px"),
+        ({"bbox": [10**400, 2, 3, 4]}, "bbox must be"),
         ({"keypoints": [1, 2, 3]}, "51 numbers"),
         ({"keypoints": None}, "51 numbers"),
         ({"keypoints": ["x"] * 51}, "51 numbers"),
+        ({"keypoints": ["1"] * 51}, "51 numbers"),
+        ({"keypoints": [True] * 51}, "51 numbers"),
+        ({"keypoints": [1e39, 1e39, 2] * 17}, r"51 numbers x, y, v within 1e\+07 px"),
         ({"keypoints": [float("nan")] * 51}, "51 numbers"),
         ({"keypoints": [1, 2, 3] * 17}, "v 0, 1 or 2"),
         ({"segmentation": [1, 2, 3, 4, 5, 6]}, "polygons"),
         ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "polygons"),
         ({"segmentation": [["a", 2, 3, 4, 5, 6]]}, "polygons"),
+        ({"segmentation": [["1", "2", "3", "4", "5", "6"]]}, "polygons"),
+        ({"segmentation": [[]]}, "polygons .* of 3 points or more"),
+        ({"segmentation": [[1, 2]]}, "polygons .* of 3 points or more"),
+        ({"segmentation": [[10, 5, 20, 5, 20, 15], [10, 10, 30, 30]]}, "polygons .* of 3 points or more"),
+        ({"segmentation": [[1, 2, 3, 4, 5, 1e300]]}, r"polygons .* within 1e\+07 px"),
         ({"segmentation": {"counts": "abc"}}, "size and counts"),
         ({"segmentation": "abc"}, "size and counts"),
         ({"segmentation": {**RLE, "size": [30, 20]}}, r"size \[30, 20\] is not the image's, \[20, 30\]"),
@@ -120,10 +133,21 @@ def test_uncompressed_rle(files):
         ({"segmentation": {**RLE, "counts": ["a"]}}, "whole numbers"),
         ({"area": None}, "area must be a number"),
         ({"area": "large"}, "area must be a number"),
+        ({"area": "12"}, "area must be a number"),
+        ({"area": float("nan")}, "area must be a number"),
+        ({"category_id": "1"}, "category_id must be a whole number, got '1'"),
+        ({"category_id": None}, "category_id must be a whole number"),
+        ({"category_id": True}, "category_id must be a whole number"),
+        ({"iscrowd": "0"}, "iscrowd must be 0 or 1, got '0'"),
+        ({"iscrowd": 2}, "iscrowd must be 0 or 1"),
+        ({"ignore": "false"}, "ignore must be 0 or 1"),
+        ({"has_mask": "false"}, "has_mask must be 0 or 1"),
+        ({"all_keypoints": []}, "all_keypoints must be 0 or 1"),
         ({"image_id": 8}, "image_id must be"),
         ({"image_id": None}, "image_id must be"),
         ({"image_id": "7"}, "image_id must be"),
         ({"image_id": [7]}, "image_id must be"),
+        ({"image_id": 7.0}, "image_id must be"),
     ],
 )
 def test_malformed_annotation_names_file_record_and_expectation(files, change, expected):
@@ -154,6 +178,21 @@ def test_the_person_category_is_known_by_its_name(files):
     assert load_records(*files({**named, "annotations": dog}))[0].persons == ()
     with pytest.raises(AnnotationError, match="'categories' must be a list"):
         load_records(*files({**GOOD, "categories": 5}))
+    with pytest.raises(AnnotationError, match="the person category's id must be a whole number, got '1'"):
+        load_records(*files({**GOOD, "categories": [{"id": "1", "name": "person"}]}))
+    assert load_records(*files({**GOOD, "categories": [{"id": [1], "name": "dog"}]}))[0].persons
+
+
+@pytest.mark.parametrize("true", [1, True])
+def test_flags_are_numbers_or_truth_values(files, true):
+    data = copy.deepcopy(GOOD)
+    flags = {"iscrowd": true, "ignore": true, "has_mask": true, "all_keypoints": true}
+    data["annotations"][0].update(flags)
+    data["annotations"][4].update({key: type(true)(0) for key in flags})
+    first, *_, fifth, _ = load_records(*files(data))[0].persons
+    for person, expected in ((first, True), (fifth, False)):
+        assert (person.crowd, person.ignore, person.all_keypoints) == (expected, expected, expected)
+        assert (person.segmentation is not None) == expected
 
 
 @pytest.mark.parametrize(
@@ -161,6 +200,10 @@ def test_the_person_category_is_known_by_its_name(files):
     [
         {"id": 7},
         {"id": "seven", "file_name": "a.png", "height": 20, "width": 30},
+        {"id": "7", "file_name": "a.png", "height": 20, "width": 30},
+        {"id": 7.5, "file_name": "a.png", "height": 20, "width": 30},
+        {"id": True, "file_name": "a.png", "height": 20, "width": 30},
+        {"id": 7, "file_name": "a.png", "height": float("inf"), "width": 30},
         {"id": 7, "file_name": 5, "height": 20, "width": 30},
         {"id": 7, "file_name": "a.png", "height": None, "width": 30},
         {"id": 7, "file_name": "a.png", "height": 0, "width": 30},
@@ -173,10 +216,18 @@ def test_malformed_image_record(files, image):
     assert "annotations.json" in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [float("nan"), "0.9", None, -0.1, 1.5, True])
+def test_malformed_crowd_prob(files, value):
+    images = [GOOD["images"][0], {**GOOD["images"][1], "crowd_prob": value}]
+    with pytest.raises(AnnotationError, match=r"annotations\.json: image 9: crowd_prob must be a number from 0 to 1"):
+        load_records(*files({**GOOD, "images": images}))
+
+
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
         ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
         ([], "expected the keys images, annotations"),
         ({"images": []}, "expected the keys images, annotations"),
         ({"images": {}, "annotations": []}, "'images' must be a list"),
@@ -233,11 +284,15 @@ def test_pseudo_masks_need_ids(files):
         add_pseudo_masks(load_records(path, folder), masks, 0.7)
 
 
+NO_QUALITY = ("0.9", None, [0.9], float("nan"), 7.0, -0.1)
+
+
 @pytest.mark.parametrize(
     ("entry", "expected"),
     [
         ({"size": [20, 30], "counts": "1"}, "mask 5 needs quality"),
         ({"size": [9, 9], "counts": "1", "quality": 0.9}, "mask 5: the segmentation's size"),
+        *(({**RLE, "quality": q}, r"masks\.json: mask 5: quality must be a number from 0 to 1") for q in NO_QUALITY),
     ],
 )
 def test_malformed_pseudo_mask(files, entry, expected):

@@ -70,6 +70,18 @@ def test_a_person_wholly_covered_is_gone():
     assert sorted(np.unique(truth.instance)) == [0, 2] and not truth.labelled[0].any()
 
 
+def test_what_is_left_of_somebody_who_is_gone_counts_in_no_loss():
+    behind = truth_of((40, 60), (np.s_[16:30], np.s_[14:30], {NOSE: (20, 20)}), (np.s_[0:9], np.s_[0:9], {}))
+    donor = truth_of((40, 60), (np.s_[15:40], np.s_[15:40], {NOSE: (30, 18)}))
+    blank = np.zeros((40, 60, 3), np.uint8)
+    _, truth = paste_person(blank, behind, blank, donor, 0)
+    left = np.zeros((40, 60), bool)
+    left[16:30, 14] = True  # of 16 columns
+    assert not truth.instance[left].any() and (truth.instance[:9, :9] == 2).all()
+    np.testing.assert_array_equal(truth.mask_ignore, left)
+    np.testing.assert_array_equal(truth.keypoint_ignore, left)
+
+
 def test_pasting_refuses_what_cannot_be_cut_out():
     blank = np.zeros((40, 60, 3), np.uint8)
     person = truth_of((40, 60), (None, None, {NOSE: (2, 2)}))

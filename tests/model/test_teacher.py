@@ -266,7 +266,7 @@ def test_command(scenes, tmp_path, capsys):
     assert json.loads((tmp_path / "out.json").read_text())["masks"] == made["masks"]
     # Masks from elsewhere stay where they are estimated better, and for whom there is no other.
     number, entry = next(iter(made["masks"].items()))
-    better, worse = {**entry, "quality": 1.0}, {**entry, "quality": -1.0}
+    better, worse = {**entry, "quality": 1.0}, {**entry, "quality": 0.0}
     also = tmp_path / "also.json"
     also.write_text(json.dumps({"masks": {number: better, "99999": worse}}))
     assert main([*command, "--taught", kept, "--also", str(also)]) == 0
