@@ -44,7 +44,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Compare. Raises ConfigError, AnnotationError, FileNotFoundError, NonFiniteLoss."""
+    """Compare. Raises ConfigError, CheckpointError, AnnotationError, FileNotFoundError, NonFiniteLoss."""
     if not args.plan.is_file():
         raise FileNotFoundError(f"no plan at {args.plan}")
     from kdc_model import distributed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train. Raises ConfigError, AnnotationError, FileNotFoundError, FileExistsError, NonFiniteLoss."""
+    """Train.
+
+    Raises ConfigError, CheckpointError, AnnotationError, FileNotFoundError, FileExistsError, NonFiniteLoss.
+    """
     config = load_config(args.config, args.overrides)
     from kdc_model import distributed
     from kdc_model.host_memory import keep_freed_memory
@@ -62,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     if device.type == "cpu":
         keep_freed_memory()
     with distributed.processes(device):
+        if args.resume and distributed.rank() == 0 and not (args.out / "last.pt").exists():
+            print(f"kdc train: nothing to resume in {args.out} (no last.pt): a new run starts", file=sys.stderr)
         checkpoint = Trainer(config, args.out, args.resume, args.device).run()
         if distributed.rank() > 0:
             return 0
@@ -85,9 +91,7 @@ def load_config(path: Path, overrides: list[str]) -> TrainConfig:
 
 def overridden(config: TrainConfig, overrides: list[str]) -> TrainConfig:
     """The configuration with KEY=VALUE replacements. Raises ConfigError, CommandError."""
-    import yaml
-
-    from kdc_model.config import TrainConfig
+    from kdc_model.config import ConfigError, TrainConfig, parse_yaml
 
     if not overrides:
         return config
@@ -97,7 +101,7 @@ def overridden(config: TrainConfig, overrides: list[str]) -> TrainConfig:
         if not equals:
             raise CommandError(f"--set takes KEY=VALUE, got '{override}'")
         try:
-            data[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise CommandError(f"--set {override}: the value is not YAML: {error}") from error
+            data[key.strip()] = parse_yaml(text)
+        except ConfigError as error:
+            raise CommandError(f"--set {override}: the value is {error}") from error
     return TrainConfig.from_dict(data)

@@ -11,18 +11,20 @@ import functools
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
+import onnx
 
 from kdc_core.decode.masks import MaskOptions
 from kdc_core.pipeline import Pipeline, PipelineOptions
-from kdc_model.checkpoint import network_from_checkpoint
-from kdc_model.config import ConfigError, TrainConfig
+from kdc_core.spec import METADATA_KEY, ModelSpec
+from kdc_model.checkpoint import MEANING, checkpoint_config, load_checkpoint, network_from_checkpoint
+from kdc_model.config import INT_LIMIT, ConfigError, TrainConfig, read_yaml
 from kdc_model.evaluate import TruthImage, evaluate, load_truth
 from kdc_model.field_decoding import DecodingSwitches, FieldBackend
 from kdc_model.from_onnx import load_exported
@@ -57,10 +59,7 @@ class AblationPlan:
     @classmethod
     def load(cls, path: Path) -> AblationPlan:
         """Read a plan; relative paths in it are relative to the file. Raises ConfigError, FileNotFoundError."""
-        try:
-            data = yaml.safe_load(path.read_text())
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path} is not YAML: {error}") from error
+        data = read_yaml(path)
         known = {"config", "common", "model", "seeds", "decoding", "training"}
         if not isinstance(data, dict) or "config" not in data or set(data) - known:
             raise ConfigError(f"{path} must be a mapping with 'config' and any of {', '.join(sorted(known))}")
@@ -74,10 +73,18 @@ class AblationPlan:
         if not config.val_annotations:
             raise ConfigError(f"{path}: the configuration names no val_annotations to score on")
         seeds = data.get("seeds", [config.seed])
-        if not isinstance(seeds, list) or not seeds or not all(isinstance(s, int) and s >= 0 for s in seeds):
-            raise ConfigError(f"{path}: seeds must be a list of whole numbers from 0 on, got {seeds!r}")
+        if not isinstance(seeds, list) or not seeds or not all(type(s) is int and 0 <= s < INT_LIMIT for s in seeds):
+            raise ConfigError(f"{path}: seeds must be a list of whole numbers from 0 on, below 2**63, got {seeds!r}")
+        if len(set(seeds)) < len(seeds):
+            raise ConfigError(f"{path}: seeds must differ, got {seeds!r}")
         decoding = {}
+        switches = [f.name for f in dataclasses.fields(DecodingSwitches)]
         for name, changes in _variants(path, data, "decoding").items():
+            if unknown := sorted(str(key) for key in set(changes) - set(switches)):
+                raise ConfigError(
+                    f"{path}: decoding variant '{name}': unknown switches {', '.join(unknown)}; "
+                    f"known: {', '.join(switches)}"
+                )
             try:
                 decoding[name] = DecodingSwitches(**changes)
             except (TypeError, ValueError) as error:
@@ -92,7 +99,9 @@ class AblationPlan:
         return cls(config, model, tuple(seeds), decoding, training)
 
     def only(self, seeds: Sequence[int]) -> AblationPlan:
-        """The part of the plan with these seeds. Raises ConfigError for one that is not in it."""
+        """The part of the plan with these seeds. Raises ConfigError for one that is not in it, or stands twice."""
+        if len(set(seeds)) < len(seeds):
+            raise ConfigError(f"seeds must differ, got {_listed(seeds)}")
         if unknown := sorted(set(seeds) - set(self.seeds)):
             raise ConfigError(f"the plan has the seeds {_listed(self.seeds)}, not {_listed(unknown)}")
         return dataclasses.replace(self, seeds=tuple(seeds))
@@ -106,6 +115,13 @@ def _variants(path: Path, data: dict[str, Any], part: str) -> dict[str, dict[str
         raise ConfigError(f"{path}: '{part}' must map names to changes, as in 'R 8: {{disk_radius_px: 8}}'")
     if BASE in variants:
         raise ConfigError(f"{path}: '{BASE}' is the name of what the variants are compared with")
+    folders: dict[str, str] = {_folder(BASE): BASE}
+    for name in variants:
+        # A name is a folder's, and a cell of a Markdown table.
+        if not any(c.isalnum() for c in name) or any(c in name for c in "|\r\n"):
+            raise ConfigError(f"{path}: {part} variant {name!r}: a name has a letter or digit, in one line without '|'")
+        if (other := folders.setdefault(_folder(name), name)) != name:
+            raise ConfigError(f"{path}: {part} variants '{other}' and '{name}' would share the folder {_folder(name)}")
     return variants
 
 
@@ -156,7 +172,14 @@ def decoded_scores(
 def _trained(config: TrainConfig, folder: Path, truth: list[TruthImage], device: str | None) -> dict[str, float]:
     def train() -> dict[str, float]:
         logger.info("training %s", folder)
-        trainer = Trainer(dataclasses.replace(config, evaluate_epochs=0.0), folder, resume=True, device=device)
+        ours = dataclasses.replace(config, evaluate_epochs=0.0)
+        if (last := folder / "last.pt").exists():
+            started = checkpoint_config(load_checkpoint(last), last)
+            if changed := ours.differences(started):
+                raise ConfigError(
+                    f"{last} was begun with other settings ({', '.join(changed)}): choose another folder, or remove it"
+                )
+        trainer = Trainer(ours, folder, resume=True, device=device)
         checkpoint = trainer.run()
         if trainer.step < trainer.total_steps:
             raise KeyboardInterrupt  # a signal: the next call goes on
@@ -181,26 +204,69 @@ def _once(
     completed: adds to a kept key what later versions know, with its default. Raises ConfigError when the file was made
     with another one.
     """
-    if kept.is_file():
-        data = json.loads(kept.read_text())
-        if json.dumps(completed(data["key"]), sort_keys=True) != json.dumps(key, sort_keys=True):
+    if (data := _kept(kept)) is not None:
+        try:
+            same = json.dumps(completed(data["key"]), sort_keys=True) == json.dumps(key, sort_keys=True)
+        except ConfigError:
+            same = False
+        if not same:
             raise ConfigError(f"{kept} was made with other settings: choose another folder, or remove it")
         return data["metrics"]
     metrics = work()
     kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps({"key": key, "metrics": metrics}, indent=2) + "\n")
+    partial = kept.with_name(f"{kept.name}.{os.getpid()}.partial")  # several processes may share the folder
+    partial.write_text(json.dumps({"key": key, "metrics": metrics}, indent=2) + "\n")
+    partial.replace(kept)
     return metrics
 
 
+def _kept(path: Path) -> dict[str, Any] | None:
+    """What `_once` wrote; None where there is nothing, or not the whole of it."""
+    if not path.is_file():
+        return None
+    try:
+        data = json.loads(path.read_text())
+        if isinstance(data["key"], dict) and all(isinstance(data["metrics"][name], (int, float)) for name in METRICS):
+            return data
+    except (KeyError, TypeError, ValueError):
+        pass
+    logger.warning("%s is not readable: it is made again", path)
+    return None
+
+
 def _base_network(path: Path, config: TrainConfig) -> KDCNet:
-    if path.suffix == ".onnx":
-        network = KDCNet(config.network())
-        try:
-            load_exported(network, path)
-        except ValueError as error:
-            raise ConfigError(f"the plan's model does not fit its configuration: {error}") from error
-        return network.eval()
-    return network_from_checkpoint(path)[0]
+    """The network to decode with a configuration.
+
+    Raises FileNotFoundError, CheckpointError, and ConfigError where its fields would mean something else with it.
+    """
+    if path.suffix != ".onnx":
+        network, trained, _ = network_from_checkpoint(path)
+        _check_meaning(path, config, {name: getattr(trained, name) for name in MEANING})
+        return network
+    spec = _exported_spec(path)
+    _check_meaning(path, config, {name: getattr(spec, name) for name in ("stride", "mask_mode", "disk_radius_px")})
+    network = KDCNet(config.network())
+    try:
+        load_exported(network, path)
+    except ValueError as error:
+        raise ConfigError(f"the plan's model does not fit its configuration: {error}") from error
+    return network.eval()
+
+
+def _check_meaning(path: Path, config: TrainConfig, model: dict[str, Any]) -> None:
+    for name, value in model.items():
+        if value != (wanted := getattr(config, name)):
+            raise ConfigError(f"the plan's model {path} has {name} {value}, the plan's configuration {wanted}")
+
+
+def _exported_spec(path: Path) -> ModelSpec:
+    if not path.is_file():
+        raise FileNotFoundError(f"no model at {path}")
+    try:
+        properties = {item.key: item.value for item in onnx.load(str(path)).metadata_props}
+        return ModelSpec.from_json(properties[METADATA_KEY])
+    except Exception as error:  # protobuf raises its own kinds
+        raise ConfigError(f"the plan's model {path} is not one that `kdc export` wrote: {error}") from error
 
 
 def _listed(values: Sequence[int]) -> str:

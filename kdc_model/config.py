@@ -33,8 +33,52 @@ _SHARES = (
 )  # fmt: skip
 
 
+# Whole numbers that torch takes are below it.
+INT_LIMIT = 2**63
+
+
 class ConfigError(ValueError):
     """A configuration with an unknown key or an impossible value."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data; a key that stands twice in a mapping is an error, where YAML's own loader takes the last value."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        # Here rather than where mappings are made of nodes: a merge (<<) has added its keys to the node by then.
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    problem = f"the key '{key.value}' stands twice"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                seen.add((key.tag, key.value))
+        return node
+
+
+def parse_yaml(text: str) -> Any:
+    """The plain data of a YAML text. Raises ConfigError saying in one line what is wrong with the text, and where."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        what = ", ".join(part for part in (error.context, error.problem) if part)
+        raise ConfigError(f"not YAML: {where}{what}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that there is none
+        raise ConfigError(f"not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ConfigError("YAML nested too deeply") from error
+
+
+def read_yaml(path: Path) -> Any:
+    """The plain data of a YAML file. Raises ConfigError, FileNotFoundError."""
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not text in UTF-8: {error.reason} at byte {error.start}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path} is {error}") from error
 
 
 @dataclass(frozen=True)
@@ -130,6 +174,9 @@ class TrainConfig:
             raise ConfigError("pseudo_masks must be empty or one for each of train_annotations")
         if not self.input_sizes or any(side % 32 or side <= 0 for side in self.input_sizes):
             raise ConfigError(f"input_size must be a multiple of 32, or a list of them, got {self.input_size}")
+        for name, value in vars(self).items():
+            if isinstance(value, int) and value >= INT_LIMIT:
+                raise ConfigError(f"{name} must be below 2**63, got {value}")
         for name in _ABOVE_ZERO:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
@@ -149,8 +196,23 @@ class TrainConfig:
                 network = KDCNet(self.network())
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        except RuntimeError as error:
+            raise ConfigError(f"channels {self.channels} are more than torch can count") from error
+        if self.batch_size == 1 and not self.freeze_norms:
+            self._check_norms(network)
         if self.freeze_stages > (stages := len(network.trunk.stages())):
             raise ConfigError(f"freeze_stages is {self.freeze_stages}, but {self.trunk} has {stages} stages")
+
+    def _check_norms(self, network: KDCNet) -> None:
+        """Raises ConfigError where a batch norm of a network without numbers gets one cell of one picture."""
+        side = min(self.input_sizes)
+        try:
+            network.train()(torch.zeros(1, 3, side, side, device="meta"))
+        except ValueError as error:
+            raise ConfigError(
+                f"batch_size 1 leaves batch norms nothing to average: {self.trunk} makes one cell of an input_size of "
+                f"{side}; take more or larger windows, or freeze_norms"
+            ) from error
 
     @property
     def input_sizes(self) -> tuple[int, ...]:
@@ -176,6 +238,10 @@ class TrainConfig:
         """Factor of each loss term, by the names of `LossWeights`."""
         return {f.name: getattr(self, f"loss_{f.name}") for f in dataclasses.fields(LossWeights)}
 
+    def differences(self, other: TrainConfig) -> list[str]:
+        """The keys with other values there."""
+        return [name for name, value in vars(self).items() if value != getattr(other, name)]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for checkpoints and YAML."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
@@ -184,7 +250,7 @@ class TrainConfig:
     def from_dict(cls, data: dict[str, Any], base: Path | None = None) -> TrainConfig:
         """Check and build. Relative paths are taken from `base`. Raises ConfigError."""
         fields = {f.name: f for f in dataclasses.fields(cls)}
-        if unknown := sorted(set(data) - set(fields)):
+        if unknown := sorted(str(name) for name in set(data) - set(fields)):
             raise ConfigError(f"unknown keys {', '.join(unknown)}; known: {', '.join(fields)}")
         for name in ("train_annotations", "train_images"):
             if name not in data:
@@ -206,10 +272,7 @@ class TrainConfig:
 
         Raises ConfigError, FileNotFoundError.
         """
-        try:
-            data = yaml.safe_load(path.read_text())
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path} is not YAML: {error}") from error
+        data = read_yaml(path)
         if not isinstance(data, dict):
             raise ConfigError(f"{path} must be a mapping of keys to values")
         try:
@@ -233,6 +296,12 @@ def _convert(name: str, value: Any, kind: str) -> Any:
     types = {"int": int, "float": (int, float), "str": str, "bool": bool}
     if not isinstance(value, types[kind]) or (isinstance(value, bool) and kind != "bool"):  # type: ignore[arg-type]
         raise ConfigError(f"{name} must be {kind}, got {value!r}")
-    if kind == "float" and not math.isfinite(value):
+    if kind != "float":
+        return value
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         raise ConfigError(f"{name} must be a finite number, got {value!r}")
-    return float(value) if kind == "float" else value
+    return number

@@ -48,16 +48,20 @@ def world_size() -> int:
 def local_device(name: str | None) -> torch.device:
     """The device named, or else this process's own GPU, or the CPU; "cuda" is this process's own GPU, too.
 
-    Raises ConfigError for a name that torch does not know.
+    Raises ConfigError for a device that is no CPU or CUDA GPU, or not there.
     """
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        from kdc_model.config import ConfigError  # which imports the losses, and they this
+    from kdc_model.config import ConfigError  # which imports the losses, and they this
 
-        raise ConfigError(f"there is no device '{name}': cpu, cuda, cuda:1 ...") from error
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    here = f"cpu, or one of this machine's {count} CUDA GPUs as torch sees it (cuda, cuda:1 ...)"
+    try:
+        device = torch.device(name or ("cuda" if count else "cpu"))
+    except RuntimeError as error:
+        raise ConfigError(f"there is no device '{name}': {here}") from error
     if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    if device.type != "cpu" and (device.type != "cuda" or device.index >= count):
+        raise ConfigError(f"there is no device '{device}': {here}")
     return device
 
 

@@ -4,6 +4,9 @@ fields:    every field is ideal: what is lost is lost by targets, candidates and
 keypoints: ideal keypoints, the network's mask fields: what the masks alone cost.
 masks:     the network's keypoints, ideal mask fields: what the keypoints alone cost.
 
+At people without masks (all of CrowdPose's) the mask fields stay the network's. Keypoints that a data set does not
+annotate are nowhere: without CrowdPose's noses nothing joins left and right, and its people come out as halves.
+
 `with_ideal` replaces single fields, which tells which of the network's outputs the error comes from; `ideal_scores`
 leaves everything that was found and only ranks it by the truth.
 """
@@ -22,12 +25,13 @@ from kdc_core.backends.base import Backend, NetworkOutputs
 from kdc_core.coco_scores import annotated_poses, annotation_mask, oks_matrix
 from kdc_core.decode.candidates import find_candidates
 from kdc_core.decode.masks import MaskFields
-from kdc_core.encode import Targets, encode, ideal_fields
+from kdc_core.encode import GroundTruth, Targets, encode, ideal_fields
 from kdc_core.fields import Fields
 from kdc_core.geometry import Letterbox
 from kdc_core.pipeline import Pipeline
 from kdc_core.rle import to_coco
 from kdc_core.skeleton import NUM_KEYPOINTS
+from kdc_core.spec import ModelSpec
 from kdc_model.data.augment import Warp, ground_truth
 from kdc_model.data.coco import ImageRecord
 from kdc_model.evaluate import TruthImage
@@ -62,23 +66,39 @@ class OracleBackend:
         if letterbox.input_hw != image.shape[:2]:
             raise RuntimeError(f"announced for an input of {letterbox.input_hw}, got {image.shape[:2]}")
         spec = self.spec
-        truth = ground_truth(record, _warp(letterbox))
+        # Crowds count in no score: nobody is found there, and only people without masks leave mask fields unknown.
+        people = tuple(person for person in record.persons if not person.ignore)
+        truth = ground_truth(dataclasses.replace(record, persons=people), _warp(letterbox))
         targets = encode(truth, spec.stride, spec.disk_radius_px)
         bank = spec.mask_mode == "bank"
         fields = ideal_fields(targets, spec.stride, bank)
-        candidates = find_candidates(fields, spec.disk_radius_px, spec.num_candidates)
-        if self._oracle == "fields":
-            return NetworkOutputs(candidates, MaskFields(fields.person, fields.embedding, fields.sigma, spec.stride))
+        seen = dataclasses.replace(fields, person=_somebody(truth, targets, spec))
+        candidates = find_candidates(seen, spec.disk_radius_px, spec.num_candidates)
         found = self._network.run(image)
-        embedding = np.where(known_embedding(targets, bank), fields.embedding, found.masks.embedding)
-        masks = MaskFields(fields.person, embedding, fields.sigma, spec.stride)
         if self._oracle == "keypoints":
             return NetworkOutputs(candidates, found.masks)
-        return NetworkOutputs(found.candidates, masks)
+        known = targets.person_valid
+        masks = MaskFields(
+            person=np.where(known, fields.person, found.masks.person),
+            embedding=np.where(known & known_embedding(targets, bank), fields.embedding, found.masks.embedding),
+            sigma=np.where(known, fields.sigma, found.masks.sigma),
+            stride=spec.stride,
+        )
+        return NetworkOutputs(candidates if self._oracle == "fields" else found.candidates, masks)
 
     def close(self) -> None:
         """Free the network."""
         self._network.close()
+
+
+def _somebody(truth: GroundTruth, targets: Targets, spec: ModelSpec) -> np.ndarray:
+    """The person field that ideal candidates are weighed with, (h, w): 1 at the disks of people without masks, who have
+    none of it otherwise. Not in their whole boxes: keypoints lie outside these, too."""
+    person = targets.person.copy()
+    maskless = dataclasses.replace(truth, labelled=truth.labelled & ~truth.has_mask[:, None])
+    _, row, col = encode(maskless, spec.stride, spec.disk_radius_px).disk_index.T
+    person[row, col] = 1
+    return person
 
 
 def with_oracle(pipeline: Pipeline, oracle: str) -> tuple[Pipeline, Callable[[TruthImage], None]]:

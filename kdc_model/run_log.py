@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import csv
 import logging
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -26,12 +27,7 @@ class RunLog:
 
     def write(self, step: int, means: dict[str, float]) -> None:
         """Add the means since the last row."""
-        new = not self._path.exists()
-        with self._path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(["step", *means])
-            writer.writerow([step, *(f"{v:.5f}" for v in means.values())])
+        append_row(self._path, {"step": step, **{name: f"{v:.5f}" for name, v in means.items()}})
         self.scalars("loss" if "total" in means else "run", step, means)
 
     def scalars(self, group: str, step: int, values: dict[str, float]) -> None:
@@ -55,12 +51,28 @@ def _board(folder: Path, first_step: int) -> SummaryWriter | None:
     return SummaryWriter(str(folder), purge_step=first_step or None)
 
 
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Add a row to a CSV file, with the names where it begins; a row before it that a crash cut off stays apart."""
+    with path.open("a+b") as file:
+        size = file.tell()
+        if size:
+            file.seek(-1, os.SEEK_END)
+        cut_off = size > 0 and file.read(1) != b"\n"
+    with path.open("a", newline="") as text:
+        if cut_off:
+            text.write("\r\n")
+        writer = csv.DictWriter(text, row.keys())
+        if not size:
+            writer.writeheader()
+        writer.writerow(row)
+
+
 def write_curves(out: Path) -> Path | None:
     """Draw `curves.png` of the run's `log.csv` and `scores.csv`; None where there is nothing to draw.
 
     A resumed run may have logged some steps twice: the last row of a step counts.
     """
-    losses, scores = _columns(out / "log.csv"), _columns(out / "scores.csv")
+    losses, scores = read_columns(out / "log.csv"), read_columns(out / "scores.csv")
     if not losses and not scores:
         return None
     from matplotlib.figure import Figure
@@ -90,18 +102,22 @@ def write_curves(out: Path) -> Path | None:
     return path
 
 
-def _columns(path: Path) -> dict[str, list[float]]:
-    """A CSV file's columns as numbers, one row for each step in rising order; empty without the file."""
+def read_columns(path: Path) -> dict[str, list[float]]:
+    """A CSV file's columns as numbers, one row for each step in rising order; empty without the file or such rows.
+
+    The last row of a step counts; a row that is not one number for each name is left out.
+    """
     if not path.is_file():
         return {}
-    with path.open(newline="") as file:
+    with path.open(newline="", errors="replace") as file:
         reader = csv.DictReader(file)
         names = list(reader.fieldnames or [])
         rows: dict[float, list[float]] = {}
         for row in reader:
             with contextlib.suppress(TypeError, ValueError):  # cut off by a full disk or a crash
                 numbers = [float(row[name]) for name in names]
-                rows[numbers[names.index("step")]] = numbers
+                if None not in row:  # more of them than names
+                    rows[numbers[names.index("step")]] = numbers
     return dict(zip(names, (list(column) for column in zip(*(rows[step] for step in sorted(rows))))))
 
 

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from kdc_model import distributed
-from kdc_model.checkpoint import load_checkpoint
+from kdc_model.checkpoint import CheckpointError, checkpoint_config, load_checkpoint, load_part
 from kdc_model.config import ConfigError, TrainConfig
 from kdc_model.data.dataset import Batch, collate
 from kdc_model.from_onnx import unfold_norms
@@ -243,24 +243,31 @@ class Trainer:
 
     def _load(self, path: Path) -> None:
         checkpoint = load_checkpoint(path)
-        before = TrainConfig.from_dict(checkpoint["config"])
+        before = checkpoint_config(checkpoint, path)
         for what, was, now in (
             ("network", before.network(), self.config.network()),
             ("freeze_stages", before.freeze_stages, self.config.freeze_stages),
         ):
             if was != now:
                 raise ConfigError(f"{path} cannot go on with another {what}: it has {was}, asked for is {now}")
-        self.network.load_state_dict(checkpoint["network"])
-        self.average.load_state_dict(checkpoint["average"])
+        load_part(self.network, checkpoint, "network", path)
+        load_part(self.average, checkpoint, "average", path)
         rates = [(group["base_lr"], group["weight_decay"]) for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        try:
+            self.optimizer.load_state_dict(checkpoint["optimizer"])
+            fits = all(
+                moments[name].shape == parameter.shape
+                for parameter, moments in self.optimizer.state.items() for name in ("exp_avg", "exp_avg_sq")
+            )  # fmt: skip
+        except (AttributeError, KeyError, TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise CheckpointError(f"{path}: its 'optimizer' is lacking, or not of its network")
         # The configuration's rates hold, also where they were changed since.
         for group, (rate, decay) in zip(self.optimizer.param_groups, rates):
             group["base_lr"], group["weight_decay"] = rate, decay
         self.step = checkpoint["step"]
-        settings = before.to_dict()
-        changed = sorted(k for k, v in self.config.to_dict().items() if settings[k] != v)
-        if changed:
+        if changed := sorted(self.config.differences(before)):
             logger.warning("resumed with another configuration than before: %s", ", ".join(changed))
         logger.info("resumed from %s at step %d", path, self.step)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import shutil
 from pathlib import Path
@@ -12,10 +11,12 @@ from kdc_model import distributed
 from kdc_model.config import TrainConfig
 from kdc_model.evaluate import find_people, load_truth, score
 from kdc_model.network import KDCNet
+from kdc_model.run_log import append_row, read_columns
 from kdc_model.torch_backend import TorchBackend, model_spec
 
 logger = logging.getLogger(__name__)
 
+_MERIT = ("keypoints.AP", "segm.AP")
 _COLUMNS = ("keypoints.AP", "keypoints.AP50", "segm.AP", "segm.AP50", "person_iou")
 
 
@@ -32,13 +33,9 @@ class Validation:
         self._truth = load_truth(Path(config.val_annotations), Path(config.val_images))
         self._period = max(1, round(config.evaluate_epochs * steps_per_epoch))
         self._scores = out / "scores.csv"
-        self._best = -1.0
-        self._steps: set[int] = set()
-        if self._scores.exists():
-            with self._scores.open(newline="") as file:
-                rows = list(csv.DictReader(file))
-            self._best = max((_merit(row) for row in rows), default=-1.0)
-            self._steps = {int(row["step"]) for row in rows}
+        kept = read_columns(self._scores)
+        self._best = max(map(sum, zip(*(kept.get(name, ()) for name in _MERIT))), default=-1.0)
+        self._steps = {int(step) for step in kept.get("step", ())}
 
     def due(self, step: int, last_step: int) -> bool:
         """Whether the network is to be scored after this many steps."""
@@ -59,20 +56,11 @@ class Validation:
         if distributed.rank() > 0:
             return metrics
         row = {"step": step, **{name: round(metrics[name], 5) for name in _COLUMNS}}
-        new = not self._scores.exists()
-        with self._scores.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row.keys())
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        append_row(self._scores, row)
         logger.info("step %d: keypoint AP %.3f, mask AP %.3f", step, metrics["keypoints.AP"], metrics["segm.AP"])
-        if _merit(row) > self._best:
-            self._best = _merit(row)
+        if (merit := sum(row[name] for name in _MERIT)) > self._best:
+            self._best = merit
             partial = self._out / "best.partial"
             shutil.copyfile(checkpoint, partial)
             partial.replace(self._out / "best.pt")
         return metrics
-
-
-def _merit(row: dict) -> float:
-    return float(row["keypoints.AP"]) + float(row["segm.AP"])

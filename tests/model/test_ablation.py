@@ -14,7 +14,7 @@ from kdc_cli.main import main
 from kdc_core.encode import DiskRadius
 from kdc_core.fields import Fields
 from kdc_core.skeleton import NUM_DIRECTED_EDGES, NUM_KEYPOINTS
-from kdc_model.ablation import AblationPlan, decoded_scores, run_plan, table
+from kdc_model.ablation import METRICS, AblationPlan, _base_network, _once, decoded_scores, run_plan, table
 from kdc_model.config import ConfigError, TrainConfig
 from kdc_model.evaluate import load_truth
 from kdc_model.field_decoding import DecodingSwitches, FieldBackend, switched
@@ -159,6 +159,76 @@ def test_seeds_can_be_shared_out(config, tmp_path):
     assert run_plan(plan, out)["training"]["base"] == [part["metrics"] for part in parts]
     with pytest.raises(ConfigError, match="has the seeds 0, 1, not 2"):
         plan.only([0, 2])
+    with pytest.raises(ConfigError, match="seeds must differ, got 1, 1"):
+        plan.only([1, 1])
+
+
+def test_a_training_begun_with_other_settings_does_not_go_on(config, tmp_path):
+    plan = AblationPlan.load(write_plan(tmp_path, config, seeds=[1]))
+    folder = tmp_path / "out" / "training" / "base" / "seed_1"
+    ours = dataclasses.replace(config, seed=1, evaluate_epochs=0.0)
+    other = dataclasses.replace(ours, learning_rate=0.01, heatmap_sigma=0.5)
+    Trainer(dataclasses.replace(other, epochs=2 / 7), folder, device="cpu").run()
+    with pytest.raises(ConfigError, match=r"last\.pt was begun with .* \(epochs, learning_rate, heatmap_sigma\)"):
+        run_plan(plan, tmp_path / "out", "cpu")
+    shutil.rmtree(folder)
+    Trainer(ours, folder, device="cpu").save()
+    assert len(run_plan(plan, tmp_path / "out", "cpu")["training"]["base"]) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"stride": 8}, {"mask_mode": "static"}, {"mask_mode": "bank"}, {"disk_radius_px": 32.0}, {"head_units": 2}],
+)
+def test_a_model_of_another_meaning_is_not_decoded(config, tmp_path, change):
+    model = Trainer(config, tmp_path / "run", device="cpu").save()
+    path = write_plan(tmp_path, dataclasses.replace(config, **change), model=str(model), decoding={"a": {}})
+    ((key, value),) = change.items()
+    match = rf"run/last\.pt has {key} {getattr(config, key)}, the plan's configuration {value}"
+    with pytest.raises(ConfigError, match=match):
+        run_plan(AblationPlan.load(path), tmp_path / "out", "cpu")
+
+
+def test_an_exported_model_of_another_meaning_is_not_decoded(shipped_model, repository, tmp_path):
+    for name in ("decoding", "oracles"):
+        plan = AblationPlan.load(repository / "configs" / "ablations" / f"{name}.yaml")
+        assert plan.model == shipped_model
+        _base_network(plan.model, plan.config)
+    for change in ({"stride": 8}, {"mask_mode": "static"}, {"disk_radius_px": 8.0}):
+        with pytest.raises(ConfigError, match=rf"kdc_mobile\.onnx has {next(iter(change))} .*, the plan's"):
+            _base_network(shipped_model, dataclasses.replace(plan.config, **change))
+    broken = tmp_path / "broken.onnx"
+    for content in (b"", b"hello"):
+        broken.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"broken\.onnx is not one that `kdc export` wrote"):
+            _base_network(broken, plan.config)
+
+
+def test_a_score_that_is_not_readable_is_made_again(tmp_path, caplog):
+    kept, key = tmp_path / "folder" / "a.json", {"a": 1}
+    metrics = dict.fromkeys(METRICS, 0.5)
+    assert _once(kept, key, lambda: metrics) == metrics
+    whole = kept.read_text()
+    for text in (whole[:-30], "", "{}", "[]", "hello", whole.replace("0.5", "null"), '{"key": {}, "metrics": {}}'):
+        kept.write_text(text)
+        assert _once(kept, key, lambda: metrics) == metrics
+        assert kept.read_text() == whole and [p.name for p in kept.parent.iterdir()] == ["a.json"]
+    assert caplog.text.count("a.json is not readable: it is made again") == 7
+    assert _once(kept, key, lambda: pytest.fail("made again")) == metrics
+
+    def unknown(_):
+        raise ConfigError("unknown keys a")
+
+    with pytest.raises(ConfigError, match=r"a\.json was made with other settings"):
+        _once(kept, key, dict, unknown)
+
+
+def test_a_score_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    kept = tmp_path / "a.json"
+    monkeypatch.setattr(Path, "replace", lambda *_: pytest.fail("interrupted here"))
+    with pytest.raises(pytest.fail.Exception):
+        _once(kept, {}, lambda: dict.fromkeys(METRICS, 0.5))
+    assert not kept.exists()
 
 
 def test_common_changes_reach_every_variant(config, tmp_path):
@@ -179,7 +249,18 @@ def test_the_table_has_means_ranges_and_changes():
 @pytest.mark.parametrize(
     ("plan", "match"),
     [
-        ({"decoding": {"a": {"speed": 1}}}, "decoding variant 'a'"),
+        ({"decoding": {"a": {"speed": 1}}}, "variant 'a': unknown switches speed; known: keypoints, .*, ideal"),
+        ({"decoding": {"a": {1: 1}}}, "decoding variant 'a': unknown switches 1"),
+        ({"training": {"a": {1: 1}}}, "training variant 'a': unknown keys 1"),
+        ({"common": {None: 1}}, "common: unknown keys None"),
+        ({"decoding": {"R 8": {}, "R_8": {}}}, "decoding variants 'R 8' and 'R_8' would share the folder R_8"),
+        ({"training": {"R 8": {}, "R_8": {}}}, "training variants 'R 8' and 'R_8' would share"),
+        ({"decoding": {"a | b": {}}}, r"decoding variant 'a \| b': a name has .* without '\|'"),
+        ({"training": {"a\nb": {}}}, "a name has a letter or digit, in one line"),
+        ({"training": {"..": {}}}, "a name has a letter or digit"),
+        ({"seeds": [0, 0]}, r"seeds must differ, got \[0, 0\]"),
+        ({"seeds": [True]}, "seeds must be"),
+        ({"seeds": [2**63]}, "seeds must be .* below"),
         ({"training": {"a": {"speed": 1}}}, "training variant 'a': unknown keys speed"),
         ({"training": {"base": {}}}, "'base' is the name"),
         ({"training": ["a"]}, "'training' must map names to changes"),
@@ -190,8 +271,18 @@ def test_the_table_has_means_ranges_and_changes():
     ],
 )
 def test_malformed_plans_are_explained(config, tmp_path, plan, match):
-    with pytest.raises(ConfigError, match=match):
+    with pytest.raises(ConfigError, match=match) as caught:
         AblationPlan.load(write_plan(tmp_path, config, **plan))
+    assert str(caught.value).startswith(str(tmp_path)) and "\n" not in str(caught.value).replace(str(plan), "")
+
+
+def test_a_plan_is_read_like_a_configuration(config, tmp_path):
+    path = write_plan(tmp_path, config)
+    texts = ((b"\xff\xfe", "text in UTF-8"), (b"seeds: [1]\nseeds: [2]\n", "YAML: line 2: the key 'seeds'"))
+    for content, match in texts:
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=rf"plan\.yaml is not {match}"):
+            AblationPlan.load(path)
 
 
 def test_the_plans_that_come_along_are_sound():

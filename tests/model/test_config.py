@@ -7,15 +7,15 @@ import pytest
 import yaml
 
 from kdc_core.encode import DiskRadius
-from kdc_model.config import ConfigError, TrainConfig
+from kdc_model.config import ConfigError, TrainConfig, parse_yaml
 from kdc_model.network import NetworkConfig
 
 MINIMAL = {"train_annotations": ["a.json"], "train_images": ["images"]}
 
 
-def write(folder: Path, **values) -> Path:
+def write(folder: Path, change: dict | None = None, **values) -> Path:
     path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump({**MINIMAL, **values}))
+    path.write_text(yaml.safe_dump({**MINIMAL, **(change or {}), **values}))
     return path
 
 
@@ -125,12 +125,21 @@ def test_shipped_configurations_are_valid(repository):
         ({"channels": 0}, "channels"),
         ({"head_units": -1}, "head_units"),
         ({"freeze_stages": 99}, "freeze_stages"),
+        # more than torch takes
+        ({"seed": 2**63}, "seed"),
+        ({"batch_size": 10**30}, "batch_size"),
+        ({"channels": 10**12}, "channels"),
+        ({"learning_rate": 10**400}, "learning_rate"),
+        # no text
+        ({1: 2}, "unknown keys 1"),
+        ({True: 2}, "unknown keys True"),
+        ({None: 2, "zzz": 1}, "unknown keys None, zzz"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, change, key):
     with pytest.raises(ConfigError, match=rf"\b{key}\b") as caught:
-        TrainConfig.load(write(tmp_path, **change))
-    assert str(tmp_path / "config.yaml") in str(caught.value)
+        TrainConfig.load(write(tmp_path, change))
+    assert str(tmp_path / "config.yaml") in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_unknown_key_shows_the_known_ones(tmp_path):
@@ -149,6 +158,43 @@ def test_no_mapping(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ConfigError, match=str(path)):
         TrainConfig.load(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"# \xdcbung\n", "is not text in UTF-8: invalid continuation byte at byte 2"),
+        (b"a: 1\nb: 2\na: 3\n", "is not YAML: line 3: the key 'a' stands twice"),
+        (b"x: {a: 1, 'a': 2}\n", "is not YAML: line 1: the key 'a' stands twice"),
+        (b"a:\n\tb", r"is not YAML: line 2: while scanning for the next token, found character .* cannot start"),
+        (b"a: [\nb: 1", "is not YAML: line 2: while parsing a flow sequence, expected ',' or ']'"),
+        (b"? [1, 2]\n: 3\n", "is not YAML: line 1: while constructing a mapping, found unhashable key"),
+        (b"!!python/object/apply:os.system ['true']", "is not YAML: line 1: could not determine a constructor"),
+        (b"a: 2026-13-45\n", "is not YAML: month must be in 1..12"),
+        (b"a: \x00", "is not YAML: unacceptable character"),
+        (b"a: " + b"[" * 3000, "is YAML nested too deeply"),
+    ],
+)
+def test_a_text_that_is_no_mapping_is_one_line_with_its_place(tmp_path, content, match):
+    path = tmp_path / "config.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=match) as caught:
+        TrainConfig.load(path)
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+def test_merged_keys_are_no_duplicates():
+    assert parse_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\nc: {<<: *a}") == {
+        "a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}, "c": {"x": 1, "y": 2},
+    }  # fmt: skip
+
+
+def test_batch_norms_need_more_than_one_cell(tmp_path):
+    one = {"trunk": "mobilenet_v2", "output_stride": 32, "input_size": [64, 32], "batch_size": 1}
+    with pytest.raises(ConfigError, match=r"config\.yaml: batch_size 1 .* one cell of an input_size of 32"):
+        TrainConfig.load(write(tmp_path, one))
+    for change in ({"batch_size": 2}, {"input_size": 64}, {"freeze_norms": True}, {"trunk": "movenet"}):
+        TrainConfig.load(write(tmp_path, one | change))
 
 
 def test_scientific_notation_without_a_point(tmp_path):

@@ -13,9 +13,11 @@ import pytest
 import torch
 import yaml
 
+from kdc_cli.main import main
 from kdc_model.checkpoint import load_checkpoint
 from kdc_model.config import ConfigError, TrainConfig
 from kdc_model.data.dataset import StepSampler
+from kdc_model.distributed import local_device
 from kdc_model.train import Trainer
 
 
@@ -90,3 +92,22 @@ def test_a_batch_that_cannot_be_shared_is_refused(config, tmp_path, monkeypatch)
     monkeypatch.setattr("kdc_model.distributed.world_size", lambda: 3)
     with pytest.raises(ConfigError, match="batch_size 4 must be a multiple of the 3 processes"):
         Trainer(config, tmp_path, device="cpu")
+
+
+def test_a_device_is_a_cpu_or_a_gpu_that_is_there(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert local_device(None) == local_device("") == local_device("cpu") == torch.device("cpu")
+    for name in ("cuda", "cuda:7", "cuda:-1", "xpu", "mps", "vulkan", "meta", "bogus"):
+        with pytest.raises(ConfigError, match=f"^there is no device '{name}.*: cpu, or one of this machine's 0 "):
+            local_device(name)
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config.to_dict()))
+    assert main(["train", "--config", str(file), "--out", str(tmp_path / "run"), "--device", "cuda"]) == 1
+    assert capsys.readouterr().err.startswith("kdc train: there is no device 'cuda:0'")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert local_device(None) == local_device("cuda") == torch.device("cuda:1")
+    assert local_device("cuda:0") == torch.device("cuda:0")
+    with pytest.raises(ConfigError, match="'cuda:2': cpu, or one of this machine's 2 "):
+        local_device("cuda:2")

@@ -27,6 +27,7 @@ from kdc_model.oracle import (
     with_ideal,
     with_oracle,
 )
+from kdc_model.protocols import PROTOCOLS
 
 
 class Blind:
@@ -72,6 +73,62 @@ def test_each_part_comes_from_the_right_source(truth):
     masks = scores(truth, "masks")
     assert masks["keypoints.AP"] == 0  # nobody has a pose
     assert masks["segm.AP50"] > 0.5 and masks["person_iou"] > 0.8  # but the masks find people by themselves
+
+
+def without_masks(image: TruthImage) -> TruthImage:
+    """As in files of keypoints alone, with boxes a little too small."""
+    people = tuple(
+        dataclasses.replace(person, segmentation=None, box_xywh=(*person.box_xywh[:3], 0.8 * person.box_xywh[3]))
+        for person in image.record.persons
+    )
+    return dataclasses.replace(image, record=dataclasses.replace(image.record, persons=people))
+
+
+@pytest.mark.parametrize("oracle", ["fields", "keypoints"])
+def test_people_without_masks_are_found_by_their_keypoints(truth, oracle):
+    maskless = scores([without_masks(image) for image in truth], oracle)
+    # As with masks, but for those that only the mask fields of this blind network could tell apart.
+    assert maskless["keypoints.AP50"] > 0.7
+    assert maskless["keypoints.AP"] == pytest.approx(scores(truth, "keypoints")["keypoints.AP"], abs=0.02)
+
+
+@pytest.mark.parametrize("oracle", ["fields", "masks"])
+def test_mask_fields_are_the_networks_where_masks_are_missing(truth, oracle):
+    class Doubtful(Blind):
+        def run(self, image: np.ndarray) -> NetworkOutputs:
+            cells = (image.shape[0] // 4, image.shape[1] // 4)
+            value = np.full(cells, 0.25, np.float32)
+            masks = MaskFields(value, np.full((2, *cells), 7, np.float32), value, 4)
+            return NetworkOutputs(super().run(image).candidates, masks)
+
+    image = without_masks(truth[0])
+    letterbox = Letterbox.fit(image.image_hw, (256, 320))
+    known = encode(ground_truth(image.record, plain_warp(image.record, (256, 320))), 4, 12.0).person_valid
+    backend = OracleBackend(Doubtful(), oracle)
+    backend.look_at(image.record, letterbox)
+    masks = backend.run(np.zeros((256, 320, 3), np.uint8)).masks
+    assert known.any() and not known.all()
+    assert (masks.person == np.where(known, 0, np.float32(0.25))).all()
+    assert (masks.embedding == np.where(known, 0, 7)).all() and (masks.sigma[~known] == np.float32(0.25)).all()
+    # A crowd is no person without a mask: what a network sees there counts in no score.
+    people = tuple(dataclasses.replace(person, ignore=True) for person in image.record.persons)
+    backend.look_at(dataclasses.replace(image.record, persons=people), letterbox)
+    assert not backend.run(np.zeros((256, 320, 3), np.uint8)).masks.person.any()
+
+
+def test_crowdpose_keypoints_are_candidates_in_full(shared_data):
+    folder = shared_data / "format_samples" / "crowdpose_14kp"
+    if not folder.is_dir():
+        pytest.skip(f"no CrowdPose sample at {folder}")
+    backend = OracleBackend(Blind(), "keypoints")
+    image_hw = (416, 544)
+    for image in load_truth(folder / "annotations.json", folder / "images", protocol=PROTOCOLS["crowdpose"]):
+        backend.look_at(image.record, Letterbox.fit(image.image_hw, image_hw))
+        found = backend.run(np.zeros((*image_hw, 3), np.uint8)).candidates.points
+        truth = ground_truth(image.record, plain_warp(image.record, image_hw))
+        for person, kind in np.argwhere(truth.labelled):
+            distance = np.linalg.norm(found[kind, :, :2] - truth.keypoints_xy[person, kind], axis=1)
+            assert found[kind, distance.argmin(), 2] > 0.9 and distance.min() < 1.5, (person, kind)
 
 
 def test_the_image_must_be_the_announced_one(truth):

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from kdc_model.run_log import RunLog, _columns, _smoothed, write_curves
+from kdc_model.run_log import RunLog, _smoothed, read_columns, write_curves
 from kdc_model.train import Means
 
 
@@ -18,7 +18,7 @@ def test_curves_are_drawn_from_the_last_row_of_each_step(tmp_path: Path) -> None
     log = RunLog(tmp_path, 40)  # resumed from step 40
     log.write(60, {"total": 1.0, "heatmap": 0.05})
     log.close()
-    assert _columns(tmp_path / "log.csv") == {"step": [20, 40, 60], "total": [3, 2, 1], "heatmap": [0.1, 0.1, 0.05]}
+    assert read_columns(tmp_path / "log.csv") == {"step": [20, 40, 60], "total": [3, 2, 1], "heatmap": [0.1, 0.1, 0.05]}
     (tmp_path / "scores.csv").write_text("step,keypoints.AP\n40,0.1\n60,0.2\n")
     path = write_curves(tmp_path)
     assert path == tmp_path / "curves.png"
@@ -28,9 +28,21 @@ def test_curves_are_drawn_from_the_last_row_of_each_step(tmp_path: Path) -> None
 
 
 def test_a_row_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
-    (tmp_path / "log.csv").write_text("step,total,person\n20,1.5,0.5\n40,1.25,0.25\n60,1.0")
+    path = tmp_path / "log.csv"
+    path.write_text("step,total,person\n20,1.5,0.5\n40,1.25,0.25\n60,1.0")
     assert write_curves(tmp_path) == tmp_path / "curves.png"
-    assert _columns(tmp_path / "log.csv") == {"step": [20, 40], "total": [1.5, 1.25], "person": [0.5, 0.25]}
+    assert read_columns(path) == {"step": [20, 40], "total": [1.5, 1.25], "person": [0.5, 0.25]}
+    # A run that goes on does not write the next row into it.
+    log = RunLog(tmp_path, 40)
+    log.write(60, {"total": 1.125, "person": 0.125})
+    log.write(80, {"total": 1.0, "person": 0.0})
+    log.close()
+    assert read_columns(path)["total"] == [1.5, 1.25, 1.125, 1.0] and len(path.read_text().splitlines()) == 6
+    path.write_text("step,total,person\n20,1.5,0.5,7\n\n40,1.25,0.25\n")
+    assert read_columns(path)["step"] == [40]
+    path.write_text("")
+    log.write(20, {"total": 1.0, "person": 0.0})
+    assert read_columns(path) == {"step": [20], "total": [1], "person": [0]}
 
 
 def test_nothing_to_draw(tmp_path: Path) -> None:

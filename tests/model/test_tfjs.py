@@ -59,5 +59,11 @@ def test_broken_models_say_what_is_wrong(tmp_path):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(ValueError, match=r"bad\.json is not a TensorFlow\.js graph model"):
             load_graph_weights(tmp_path / "bad.json")
-    with pytest.raises(ValueError, match="not a TensorFlow.js graph model"):
-        load_graph_weights(write(tmp_path, [{"name": "a", "shape": [4], "dtype": "string"}], bytes(16), "bad.json"))
+    quantized = {"dtype": "uint8", "scale": "x", "min": 0}
+    for change in (
+        {"dtype": "string"}, {"dtype": "object"}, {"shape": ["b"]}, {"shape": [-1]}, {"shape": [4.5]}, {"name": [1]},
+        {"quantization": quantized}, {"quantization": {"dtype": "uint8", "scale": 1}},
+    ):  # fmt: skip
+        path = write(tmp_path, [{"name": "a", "shape": [4], "dtype": "float32", **change}], bytes(16), "bad.json")
+        with pytest.raises(ValueError, match=r"bad\.json is not a TensorFlow\.js graph model"):
+            load_graph_weights(path)

@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from kdc_cli.main import main
 from kdc_model.checkpoint import load_checkpoint, network_from_checkpoint
 from kdc_model.config import ConfigError, TrainConfig
 from kdc_model.data.dataset import Batch, PeopleDataset, StepDataset, StepSampler, collate
@@ -367,3 +368,62 @@ def test_mixed_precision_where_the_cpu_has_it(config, tmp_path, monkeypatch):
     asked = dataclasses.replace(config, mixed_precision=True)
     assert Trainer(asked, tmp_path / "on", device="cpu")._bfloat16
     assert not Trainer(config, tmp_path / "off", device="cpu")._bfloat16
+
+
+def test_gradients_are_clipped(config, tmp_path):
+    trainer = Trainer(dataclasses.replace(config, clip_norm=1e-3), tmp_path, device="cpu")
+    trainer.train_step(collate([trainer.dataset[i] for i in range(2)]))
+    norms = [parameter.grad.norm() for parameter in trainer.network.parameters() if parameter.grad is not None]
+    assert float(torch.stack(norms).norm()) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_convolutions_run_channels_last(config, tmp_path):
+    trainer = Trainer(config, tmp_path, device="cpu")
+    layouts = []
+    trainer.network.trunk.conv0.register_forward_pre_hook(
+        lambda module, inputs: layouts.append(
+            [t.is_contiguous(memory_format=torch.channels_last) for t in (module.weight, inputs[0])]
+        )
+    )
+    trainer.train_step(collate([trainer.dataset[i] for i in range(2)]))
+    assert layouts == [[True, True]]
+
+
+def test_the_optimiser_follows_the_schedule(config, tmp_path):
+    trainer = Trainer(dataclasses.replace(config, warmup_steps=4), tmp_path, device="cpu")
+    batch = collate([trainer.dataset[i] for i in range(2)])
+    groups = trainer.optimizer.param_groups
+    assert {group["base_lr"] for group in groups} == {0.001, 0.01}  # trunk and rest
+    for step in range(6):
+        trainer.train_step(batch)
+        factor = _schedule(step, 4, 6)
+        assert [group["lr"] for group in groups] == pytest.approx([group["base_lr"] * factor for group in groups])
+
+
+def test_the_total_is_what_the_weights_say(config, tmp_path):
+    config = dataclasses.replace(config, loss_person=7.0, loss_offset=0.0)
+    trainer = Trainer(config, tmp_path, device="cpu")
+    seen = []
+    trainer.network.seg.fine.bias.register_hook(lambda gradient: seen.append(gradient.clone()))
+    batch = one_scene(trainer)
+    terms = trainer.train_step(batch)
+    total, weights = terms.pop("total"), config.loss_weights()
+    assert total == pytest.approx(sum(weights[name] * value for name, value in terms.items()))
+    assert min(terms["person"], terms["offset"]) > 0
+    # And it is what the step goes down: without any weight nothing moves.
+    nothing = {f"loss_{name}": 0.0 for name in weights}
+    still = Trainer(dataclasses.replace(config, weight_decay=0.0, **nothing), tmp_path / "still", device="cpu")
+    before = still.network.seg.fine.weight.clone()
+    assert still.train_step(batch)["total"] == 0 and torch.equal(still.network.seg.fine.weight, before)
+    assert seen and seen[0].abs().max() > 0
+
+
+def test_resuming_without_a_checkpoint_says_that_a_run_starts(config, tmp_path, capsys):
+    file, out = tmp_path / "config.yaml", tmp_path / "run"
+    file.write_text(yaml.safe_dump(dataclasses.replace(config, epochs=0.1).to_dict()))
+    command = ["train", "--config", str(file), "--out", str(out), "--device", "cpu"]
+    for resumes in (False, True):
+        assert main([*command, "--resume"]) == 0
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("kdc train")]
+        expected = f"kdc train: nothing to resume in {out} (no last.pt): a new run starts"
+        assert lines == ([] if resumes else [expected])

@@ -96,3 +96,19 @@ def test_only_a_better_network_becomes_the_best(
 def test_annotations_without_images_are_refused(config: TrainConfig) -> None:
     with pytest.raises(ConfigError, match="val_annotations and val_images"):
         replace(config, val_images="")
+
+
+def test_scores_that_were_cut_off_do_not_stop_a_run(config: TrainConfig, tmp_path: Path) -> None:
+    header = "step,keypoints.AP,keypoints.AP50,segm.AP,segm.AP50,person_iou"
+    path = tmp_path / "scores.csv"
+    for text, best, steps in (
+        (f"{header}\n3,0.2,0.5,0.1,0.2,0.6\n6,0.9", 0.3, {3}),
+        (f"{header}\n3,0.2,0.5,0.1,0.2,0.6\n6,0.9,0.9,0.9,0.9,", 0.3, {3}),
+        (f"{header}\n", -1.0, set()),
+        ("", -1.0, set()),
+        ("hello\n1\n", -1.0, set()),
+    ):
+        path.write_text(text)
+        validation = Validation(config, tmp_path, steps_per_epoch=3)
+        assert validation._best == pytest.approx(best) and validation._steps == steps
+        assert validation.missed(6, 9) and validation.missed(3, 9) == (3 not in steps)
