@@ -27,13 +27,14 @@ from kdc_cli import (
     predict,
     record_demo,
     replay,
+    scenes,
     train,
 )
 from kdc_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, message_of
 
 COMMANDS = (
-    predict, replay, compare, record_demo, train, evaluate, ablate, gradients, boxes, masks, poses, export, parity,
-    build_engine, bench,
+    predict, replay, compare, record_demo, train, evaluate, ablate, gradients, scenes, boxes, masks, poses, export,
+    parity, build_engine, bench,
 )  # fmt: skip
 
 _DESCRIPTION = """\

@@ -72,6 +72,8 @@ def test_runs_as_a_module(repository: Path) -> None:
         ["predict", "a.jpg", "--out", "o", "--threads", "-1"],
         ["predict", "a.jpg", "--out", "o", "--threads", "100000"],
         ["predict", "a.jpg", "--out", "o", "--long-side", "0"],
+        ["scenes", "--out", "o", "--count", "0"],
+        ["scenes", "--out", "o", "--size", "240"],
         ["train", "--out", "o"],
         ["evaluate", "--images", "d", "--annotations", "a.json"],
         ["evaluate", "--images", "d", "--annotations", "a.json", "--out", "o.json", "--limit", "0"],
@@ -224,5 +226,6 @@ def test_overrides_replace_values(config_file: Path) -> None:
     # A path given on the command line belongs to the current folder, one in the file to the file's.
     assert changed.train_images == ("other",)
     assert changed.train_annotations == plain.train_annotations
-    with pytest.raises(CommandError, match="not YAML"):
+    with pytest.raises(CommandError, match="not YAML") as caught:
         load_config(config_file, ["channels=[1"])
+    assert "\n" not in str(caught.value)

@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
+from kdc_cli.main import main
+from kdc_cli.train import load_config
 from kdc_core.encode import GroundTruth, encode
 from kdc_core.skeleton import KEYPOINT_NAMES
 from kdc_model.data.augment import WarpRange
@@ -78,6 +81,26 @@ def test_figures_have_thickness_and_differ_from_the_background():
 def test_scene_of_nobody():
     image, annotations = make_scene(0, 64, 96, 0)
     assert annotations == [] and image.shape == (64, 96, 3)
+
+
+def test_the_command_makes_scenes(tmp_path, capsys, repository):
+    command = ["scenes", "--out", str(tmp_path), "--count", "3", "--size", "96x128", "--people", "2"]
+    assert main(command) == 0
+    assert "3 pictures of 96 x 128 px" in capsys.readouterr().out
+    made = load_records(tmp_path / "annotations.json", tmp_path / "images")
+    assert [(record.height, record.width) for record in made] == [(96, 128)] * 3
+    assert all(len(record.persons) <= 2 for record in made)
+    assert read_image(made[0]).shape == (96, 128, 3)
+    for more, said in (
+        ([], "exists already"),
+        (["--out", str(tmp_path / "small"), "--size", "8x8"], "--size"),
+        (["--out", str(tmp_path / "seed"), "--seed", "-1"], "--seed"),
+    ):
+        assert main([*command, *more]) == 1
+        assert said in capsys.readouterr().err
+    # The configuration beside it names these folders.
+    config = load_config(repository / "configs" / "scenes.yaml", [])
+    assert Path(config.train_images[0]).resolve() == repository / "runs" / "scenes" / "train" / "images"
 
 
 def test_scenes_need_no_torch(repository):
