@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure. Raises BenchError, ModelLoadError, OSError."""
     from kdc_bench.machine import describe_machine
     from kdc_bench.report import markdown, write_report
-    from kdc_bench.result import PEOPLE, BenchError, BenchSettings
+    from kdc_bench.result import PEOPLE, BenchError, BenchSettings, SuiteResult
     from kdc_bench.suites import DEFAULT_SUITES, SUITES, run_suite
     from kdc_core.model_path import default_model_path
 
@@ -90,11 +90,17 @@ def run(args: argparse.Namespace) -> int:
         graphs=args.graphs or args.out / "graphs",
         **({"sizes_hw": args.sizes} if args.sizes else {}),
     )
+    args.out.mkdir(parents=True, exist_ok=True)
     machine = describe_machine()
-    results = {name: run_suite(name, settings) for name in names}
-    written = write_report(args.out, machine, results)
-    print(markdown(machine, results))
-    print("written: " + ", ".join(str(path) for path in written))
+    results: dict[str, SuiteResult] = {}
+    try:
+        for name in names:
+            results[name] = run_suite(name, settings)
+    finally:
+        if results:  # those measured before a fault, too
+            written = write_report(args.out, machine, results)
+            print(markdown(machine, results))
+            print("written: " + ", ".join(str(path) for path in written))
     return 0
 
 

@@ -113,6 +113,8 @@ def run(args: argparse.Namespace) -> None:
         boxes = parts * (width, height, width, height)
         annotations += annotate(boxes.tolist(), seeing(image).people, number, len(annotations) + 1)
         images.append({"id": number, "file_name": name, "width": width, "height": height})
+    if not images:
+        raise CommandError(f"none of the photos shows 1 to {args.most} people of class {args.person_class}")
     _write(args.out, images, annotations)
     crowds = sum(annotation["iscrowd"] for annotation in annotations)
     print(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,18 +86,30 @@ def run(args: argparse.Namespace) -> int:
     try:
         profile = ShapeProfile.of(spec, args.long_side, tuple(args.size))
         key = manager.key(args.model, args.precision, profile, _target(trt, args.compute_capability))
-        stored = manager.ensure(
-            args.model,
-            spec,
-            key,
-            calibration=network_inputs(calibration, spec, args.long_side) if calibration else None,
-            check=_check(args, trt, Gate(pictures, args.annotations, args.long_side)) if pictures else None,
-            rebuild=args.force,
-        )
+        with _ended_by_ctrl_c():
+            stored = manager.ensure(
+                args.model,
+                spec,
+                key,
+                calibration=network_inputs(calibration, spec, args.long_side) if calibration else None,
+                check=_check(args, trt, Gate(pictures, args.annotations, args.long_side)) if pictures else None,
+                rebuild=args.force,
+            )
     except ValueError as error:  # sizes, capability
         raise CommandError(str(error)) from error
     print(f"{stored.path}: {len(stored.data) / 1e6:.1f} MB, {_accuracy_line(stored.side.get('accuracy'))}")
     return 0
+
+
+@contextlib.contextmanager
+def _ended_by_ctrl_c() -> Iterator[None]:
+    """Python hears of a signal when TensorRT returns, minutes later: meanwhile it ends the process. Engines are written
+    whole or not at all, and the cache's lock goes with the process."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _target(trt: TensorRT, capability: str | None) -> Gpu:

@@ -82,8 +82,10 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate. Raises ModelLoadError, AnnotationError, FileNotFoundError, UnreadableImageError, CommandError."""
     if args.report and args.protocol == "crowdpose":
         raise CommandError("--report is for COCO's 17 keypoints: CrowdPose has others")
-    if args.oracle == "scores" and (args.report or args.protocol == "crowdpose"):
-        raise CommandError("--oracle scores ranks COCO's 17 keypoints and their masks apart: no --report, no crowdpose")
+    if args.oracle and args.protocol == "crowdpose":
+        raise CommandError("--oracle is for COCO's 17 keypoints: CrowdPose has no nose, which joins left and right")
+    if args.oracle == "scores" and args.report:
+        raise CommandError("--oracle scores ranks keypoints and masks apart: no --report")
     if args.out.is_dir():
         raise CommandError(f"--out {args.out} is a folder: name a file for the scores")
     args.out.parent.mkdir(parents=True, exist_ok=True)

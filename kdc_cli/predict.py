@@ -83,8 +83,11 @@ def run(args: argparse.Namespace) -> int:
     prediction = Prediction(pipeline, args.out, not args.no_overlay, args.keypoint_threshold)
     try:
         prediction.process(inputs)
-    finally:
-        # What was found before Ctrl-C or a fault is worth keeping.
         prediction.write_results()
+    except BaseException:
+        # What was found before Ctrl-C or a fault is worth keeping, but not worth an earlier call's results.
+        prediction.write_partial_results()
+        raise
+    finally:
         pipeline.close()
     return prediction.report()

@@ -49,16 +49,34 @@ class Prediction:
                 self._process_video(path, progress)
 
     def write_results(self) -> None:
-        """Write predictions.json and images.json."""
-        contents = {"predictions.json": self.predictions, "images.json": {"images": self.images}}
+        """Write predictions.json and images.json; leaves earlier ones alone where not one picture could be read."""
+        if not (self._earlier() and not self.images):
+            self._write("")
+
+    def write_partial_results(self) -> None:
+        """Write what there is, beside earlier results (as predictions.partial.json) where there are any."""
+        if self.images:
+            self._write(".partial" if self._earlier() else "")
+
+    def _earlier(self) -> bool:
+        return (self._out / "predictions.json").exists()
+
+    def _write(self, infix: str) -> None:
+        contents = {"predictions": self.predictions, "images": {"images": self.images}}
         for name, content in contents.items():
+            file = self._out / f"{name}{infix}.json"
+            half = file.with_suffix(".json.half")
             # No NaN: it is not JSON, and half the readers refuse it.
-            (self._out / name).write_text(json.dumps(content, allow_nan=False) + "\n")
+            half.write_text(json.dumps(content, allow_nan=False) + "\n")
+            half.replace(file)
 
     def report(self) -> int:
         """Say what was done; name what could not be read on stderr. Returns the exit code."""
         file = self._out / "predictions.json"
-        print(f"{len(self.predictions)} people in {len(self.images)} images: {file}")
+        if self.images:
+            print(f"{len(self.predictions)} people in {len(self.images)} images: {file}")
+        else:
+            print("not one picture could be read")
         for problem in self.problems:
             print(f"kdc predict: {problem}", file=sys.stderr)
         return 1 if self.problems else 0

@@ -26,6 +26,8 @@ from kdc_core.types import FrameResult, People
 # So sure is a sure mask without a pose: never sure enough to begin a track (`tracking.options.SURE_SCORE`), but one
 # that began with a pose goes on.
 MASK_ONLY_SCORE = 0.249
+# Network pixels. Beyond lie mistyped numbers, and pictures that no memory holds.
+MOST_LONG_SIDE = 8192
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,9 @@ class Pipeline:
         if long_side is not None:
             if not self.spec.dynamic_input:
                 raise ValueError(f"this model only takes {self.spec.input_hw}: its long side cannot be changed")
-            if long_side < self.spec.size_multiple:
-                raise ValueError(f"long_side must be at least {self.spec.size_multiple}, got {long_side}")
+            if not self.spec.size_multiple <= long_side <= MOST_LONG_SIDE:
+                bounds = f"{self.spec.size_multiple} to {MOST_LONG_SIDE}"
+                raise ValueError(f"long_side must be {bounds} pixels, got {long_side}")
             self.spec = dataclasses.replace(self.spec, input_hw=(long_side, long_side))
 
     @classmethod

@@ -19,6 +19,7 @@ from kdc_core.backends.torch_program import SUFFIX, TorchProgramBackend
 from kdc_core.decode.candidates import Candidates
 from kdc_core.decode.masks import MaskFields
 from kdc_core.parity import LIMITS, ParityLimits, comparable_pipeline, compare
+from kdc_core.pipeline import MOST_LONG_SIDE
 from kdc_core.skeleton import NUM_KEYPOINTS
 from kdc_core.spec import METADATA_KEY, OUTPUT_NAMES, ModelSpec, ModelSpecError
 from kdc_model.candidate_graph import ExportedKDC
@@ -64,6 +65,9 @@ def export_onnx(
     network, config, step = mean_network([checkpoint] if isinstance(checkpoint, Path) else checkpoint)
     origin = {"trunk": config.trunk, "step": step, "weights_sha256": _digest(network), **(provenance or {})}
     spec = model_spec(network, config, long_side, num_candidates, origin)
+    if not spec.size_multiple <= max(spec.input_hw) <= MOST_LONG_SIDE:
+        bounds = f"{spec.size_multiple} to {MOST_LONG_SIDE}"
+        raise ModelSpecError(f"the long side must be {bounds} pixels, got {max(spec.input_hw)}")
     if fixed_hw is not None:
         spec = with_fixed_size(spec, fixed_hw)
     out.parent.mkdir(parents=True, exist_ok=True)

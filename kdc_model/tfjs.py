@@ -26,7 +26,7 @@ def load_graph_weights(path: Path) -> dict[str, Tensor]:
         files = [path.parent / name for name in group["paths"]]
         entries = [_entry(weight) for weight in group["weights"]]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} is not a TensorFlow.js graph model: {error!r}") from error
+        raise ValueError(f"{path} is not a TensorFlow.js graph model: {error!r:.80}") from error
     if not files or not all(file.is_file() for file in files):
         files = [path.with_suffix(".bin")]
     if not files[0].is_file():

@@ -23,7 +23,7 @@ from kdc_core.backends.base import BACKENDS, PRECISIONS
 from kdc_core.body_distance import BodyOptions
 from kdc_core.lifting import LiftingOptions
 from kdc_core.model_path import default_model_path
-from kdc_core.pipeline import PipelineOptions
+from kdc_core.pipeline import MOST_LONG_SIDE, PipelineOptions
 from kdc_ros import image_subscription, pairing
 from kdc_ros.body_names import frames_fault, prefix_fault
 
@@ -116,7 +116,7 @@ _DESCRIPTIONS = {
     "long_side": _Description(
         "longer side of the network's input in pixels; 0 = what the model was made for",
         0,
-        8192,
+        MOST_LONG_SIDE,
         fixed_while=LOADED,
     ),
     "person_threshold": _Description("people below this score are left out", 0.0, 1.0),

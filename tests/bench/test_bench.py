@@ -89,6 +89,25 @@ def test_training_steps_of_a_process_for_each_variant(monkeypatch: pytest.Monkey
         training.ask(silent, 320)
 
 
+def test_what_was_measured_before_a_fault_is_kept(
+    shipped_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    done = SuiteResult("made", [Row({"n": 1}, {"total": Summary(1, 2, 3, 4, 5)})])
+
+    def suite(name: str, settings: BenchSettings) -> SuiteResult:
+        if name == "pipeline":
+            raise BenchError("no such picture")
+        return done
+
+    monkeypatch.setattr("kdc_bench.suites.run_suite", suite)
+    assert main(["bench", "decode", "pipeline", "--out", str(tmp_path / "b")]) == 1
+    assert "no such picture" in capsys.readouterr().err
+    assert list(json.loads((tmp_path / "b" / "bench.json").read_text())["suites"]) == ["decode"]
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("kdc_bench.suites.run_suite", lambda *_: pytest.fail("measured in vain"))
+    assert main(["bench", "decode", "--out", str(tmp_path / "file")]) == 1
+
+
 def test_the_picture_may_be_a_folders(shipped_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["bench", "pipeline", "--images", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
     assert "there is no picture in" in capsys.readouterr().err

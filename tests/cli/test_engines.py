@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import cv2
@@ -75,10 +76,31 @@ def test_engine_for_another_machine(tmp_path: Path, capsys) -> None:
     assert side["key"]["profile"] == {"least_hw": [64, 96], "best_hw": [64, 96], "largest_hw": [128, 96]}
     assert build(model, out, *target[:2], "--size", "50x96") == 1
     assert "50x96: both sides must be multiples of 32" in capsys.readouterr().err
+    assert build(model, out, *target[:2], "--long-side", "7") == 1
+    assert "at least 32 pixels, got 7" in capsys.readouterr().err
     assert build(model, out, "--compute-capability", "89") == 1
     assert "written like SM89, got '89'" in capsys.readouterr().err
     assert build(model, out, "--precision", "int8", *target) == 1
     assert "needs --images" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once: while TensorRT computes, Python's own handler would not be asked for minutes."""
+    pytest.importorskip("tensorrt_rtx", reason="no wheel of TensorRT for RTX on this platform")
+    from kdc_core.backends.tensorrt import manager
+    from tests.runtime.tiny_model import write_tiny_model
+
+    during = []
+
+    def built(*_: object, **__: object) -> manager.BuiltEngine:
+        during.append(signal.getsignal(signal.SIGINT))
+        return manager.BuiltEngine(b"engine", {}, 0.0)
+
+    monkeypatch.setattr(manager, "build_engine", built)
+    before = signal.getsignal(signal.SIGINT)
+    model = write_tiny_model(tmp_path / "tiny.onnx")
+    assert build(model, tmp_path / "engines", "--compute-capability", "SM89") == 0
+    assert during == [signal.SIG_DFL] and signal.getsignal(signal.SIGINT) is before
 
 
 def test_engine_is_measured_on_its_twin(shipped_model: Path, photos: Path, tmp_path: Path, monkeypatch, capsys) -> None:

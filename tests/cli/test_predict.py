@@ -198,6 +198,40 @@ def test_what_was_found_before_an_interruption_is_kept(
     assert [p["image_id"] for p in predictions] == [1]
 
 
+@pytest.mark.usefixtures("stub_pipeline")
+def test_earlier_results_outlive_a_call_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [write_picture(tmp_path / f"{n}.png") for n in (1, 2)]
+    out = tmp_path / "out"
+    assert predict(out, *files) == 0
+    before = results(out)
+    broken = tmp_path / "3.png"
+    broken.write_bytes(files[0].read_bytes()[:100])
+    capsys.readouterr()
+    assert predict(out, broken) == 1
+    assert "not one picture could be read" in capsys.readouterr().out
+    assert results(out) == before
+
+    seen = []
+
+    def failing(self: StubPipeline, image: np.ndarray):
+        seen.append(image)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return original(self, image)
+
+    original = StubPipeline.__call__
+    monkeypatch.setattr(StubPipeline, "__call__", failing)
+    assert predict(out, files[1], files[0]) == 130
+    assert results(out) == before
+    assert len(json.loads((out / "images.partial.json").read_text())["images"]) == 1
+    names = {file.name for file in out.iterdir()}
+    assert names == {
+        "predictions.json", "images.json", "predictions.partial.json", "images.partial.json", "overlays",
+    }  # fmt: skip
+
+
 def test_image_ids() -> None:
     names = [Path(n) for n in ("a/7.jpg", "b/7.jpg", "x.jpg", "1.png", "²3.jpg")]
     ids = ImageIds(names)

@@ -106,3 +106,6 @@ def test_long_side() -> None:
         Pipeline(fixed, long_side=640)
     Pipeline(fixed)(np.zeros((480, 640, 3), np.uint8))
     assert fixed.inputs[0].shape == (320, 320, 3)
+    for wrong in (7, 999_999):
+        with pytest.raises(ValueError, match="to 8192 pixels"):
+            Pipeline(oracle, long_side=wrong)

@@ -207,6 +207,9 @@ def test_export_from_a_checkpoint(tmp_path: Path) -> None:
     assert backend.spec == spec
     digest = spec.provenance.pop("weights_sha256")
     assert len(digest) == 64 and spec.provenance == {"trunk": "mobilenet_v1_075", "step": 7, "note": "made"}
+    for side in (5, 10_000):
+        with pytest.raises(ModelSpecError, match="long side"):
+            export_onnx(tmp_path / "last.pt", tmp_path / "none.onnx", long_side=side)
     # One size, in both files, and no other.
     assert not spec.dynamic_input and spec.letterbox((480, 640)).input_hw == (96, 160)
     for loaded in (backend, load_backend(out, "torch")):

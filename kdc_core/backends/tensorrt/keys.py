@@ -55,6 +55,8 @@ class ShapeProfile:
                     raise ValueError(f"{size[0]}x{size[1]}: both sides must be multiples of {multiple}")
             heights, widths = zip(*sizes)
             return cls((min(heights), min(widths)), tuple(sizes[0]), (max(heights), max(widths)))  # type: ignore[arg-type]
+        if long_side is not None and long_side < multiple:
+            raise ValueError(f"the long side must be at least {multiple} pixels, got {long_side}")
         long = _whole(long_side or max(spec.input_hw), multiple)
         return cls((multiple, multiple), (_whole(long * 3 // 4, multiple), long), (long, long))
 
