@@ -24,6 +24,7 @@ _KNOWN: tuple[tuple[str, str], ...] = (
     ("kdc_replay.bag_files", "BagError"),
     ("kdc_replay.compare", "CompareError"),
     ("kdc_replay.demo_scene.photos", "PhotoError"),
+    ("kdc_replay.interfaces", "InterfaceError"),
     ("kdc_replay.journal", "JournalError"),
     ("kdc_replay.metrics", "ScoringError"),
     ("kdc_replay.run_folder", "RunFolderError"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from kdc_cli.arguments import positive
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from kdc_cli.inputs import Video
 
     # A picture, its COCO annotations (None: nothing is known), and further fields of its record.
     Recorded = tuple[np.ndarray, list[dict[str, Any]] | None, dict[str, Any]]
@@ -74,6 +77,8 @@ def run(args: argparse.Namespace) -> None:
     from kdc_cli.errors import CommandError
     from kdc_replay.bag_writer import AnnotationWriter, ImageBagWriter
 
+    if not args.out.name:
+        raise CommandError(f"--out names a new folder for the bag, not {args.out}")
     beside = args.out.with_name(args.out.name + ".json")
     for path in (args.out, beside):
         if path.exists():
@@ -125,7 +130,15 @@ def _source(args: argparse.Namespace) -> tuple[Iterator[Recorded], float, int | 
     from kdc_cli.inputs import Video
 
     video = Video(source)
-    return ((frame, None, {}) for frame in video.frames()), video.frames_per_s, None
+    return _video_frames(video), video.frames_per_s, None
+
+
+def _video_frames(video: Video) -> Iterator[Recorded]:
+    for frame in video.frames():
+        yield frame, None, {}
+    if video.ends_early:
+        ends = f"ends after {video.frames_read} of {video.expected_frames} frames"
+        print(f"kdc record-demo: {video.path} {ends}", file=sys.stderr)
 
 
 def _scene_frames() -> Iterator[Recorded]:

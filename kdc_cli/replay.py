@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,9 @@ from kdc_cli.replay_jobs import jobs_of
 if TYPE_CHECKING:
     from kdc_replay.batch import Row
     from kdc_replay.runner import ReplayJob
+
+# Longer than any recording; still a number of nanoseconds.
+_LONGEST_S = 1e10
 
 _DESCRIPTION = """\
 Evaluate ROS 2 bags without ROS: MCAP or SQLite, compressed or not, one file or several, Image or
@@ -75,6 +79,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--dask",
+        type=_scheduler,
         metavar="ADDRESS",
         help="evaluate on the workers of this Dask scheduler (tcp://host:8786), which see the same files",
     )
@@ -159,18 +164,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_one(job: ReplayJob) -> int:
-    from kdc_replay.batch import result_row
+    from kdc_replay.batch import FAILED, result_row
     from kdc_replay.runner import replay
 
     info = replay(job, progress=True)
     row = result_row(job, info)
     print(f"{job.bag.name}: {row['frames']} frames of {info['topic']}, {row['people']} people, {row['tracks']} tracks")
-    _print_scores(row)
+    _print_scores(row, "annotations" in info)
     _print_problems(row)
-    for reason, count in info["dropped"].items():
-        print(f"kdc replay: {count} frames dropped: {reason}", file=sys.stderr)
     print(f"run: {job.folder}")
-    return 0 if row["frames"] else 1
+    return 1 if row["status"] == FAILED else 0
 
 
 def _through_node(job: ReplayJob, rate: float) -> None:
@@ -229,7 +232,7 @@ def _run_batch(args: argparse.Namespace) -> int:
     return 1 if any(row["status"] == FAILED for row in rows) else 0
 
 
-def _print_scores(row: Row) -> None:
+def _print_scores(row: Row, scored: bool) -> None:
     named = {
         "keypoint AP": row["keypoint_ap"],
         "mask AP": row["mask_ap"],
@@ -238,6 +241,8 @@ def _print_scores(row: Row) -> None:
         "MOTA": row["mota"],
     }
     scores = [f"{name} {value:.3f}" for name, value in named.items() if value is not None]
+    if scored:
+        scores += [f"{name} not annotated" for name in ("keypoint AP", "mask AP") if named[name] is None]
     if row["id_switches"] is not None:
         scores.append(f"{row['id_switches']} id switches")
     if scores:
@@ -267,6 +272,14 @@ def _seconds(text: str) -> float:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0.0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number of seconds from 0 up, got '{text}'")
+    if not 0.0 <= value <= _LONGEST_S:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds from 0 to {_LONGEST_S:.0e}, got '{text}'")
     return value
+
+
+def _scheduler(text: str) -> str:
+    """A scheduler's address; Dask's own error about one without a port comes as a traceback, a minute later."""
+    found = re.fullmatch(r"([a-z]+://)?[^/\s]+:(\d{1,5})", text, re.ASCII)
+    if found is None or not 0 < int(found[2]) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"must be the scheduler's host and port, like tcp://host:8786, got '{text}'")
+    return text

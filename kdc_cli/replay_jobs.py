@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 def jobs_of(args: argparse.Namespace) -> list[ReplayJob]:
     """A job for each bag. Raises CommandError, ReplayAnnotationError, OSError."""
+    from kdc_cli.errors import CommandError
     from kdc_replay.bag_reader import Selection
     from kdc_replay.outputs import OutputChoice
     from kdc_replay.runner import ReplayJob, ReplayOptions
@@ -28,7 +29,7 @@ def jobs_of(args: argparse.Namespace) -> list[ReplayJob]:
     outputs = OutputChoice(not args.no_results, not args.no_video, not args.no_report)
     folders = _folders(args)
     several = len(folders) > 1
-    return [
+    jobs = [
         ReplayJob(
             bag=bag.resolve(),
             folder=folder,
@@ -40,6 +41,10 @@ def jobs_of(args: argparse.Namespace) -> list[ReplayJob]:
         )
         for bag, folder in zip(args.bags, folders)
     ]
+    if args.annotations is not None and all(job.annotations is None for job in jobs):
+        name = f"{bag_name(args.bags[0])}.json"
+        raise CommandError(f"{args.annotations}: there is no file of annotations called like a bag, such as {name}")
+    return jobs
 
 
 def _pipeline_options(args: argparse.Namespace) -> Any:

@@ -19,8 +19,9 @@ _SAME_SIMILARITY = 0.5
 class Pair:
     """A person in both answers, by the indices there.
 
-    oks:         of the second's pose, the first's taken as truth. keypoint_px: largest distance of a joint that
-                 both have, None without such. mask_iou: None where either has no mask.
+    oks:         of the second's pose, the first's taken as truth; 0 without keypoints. keypoint_px: largest distance
+                 of a joint that both have, None without such. mask_iou: None where either has no mask.
+    similarity:  the OKS; where neither has any keypoint the IoU of the masks, of the boxes without masks.
     """
 
     first: int
@@ -28,6 +29,7 @@ class Pair:
     oks: float
     keypoint_px: float | None
     mask_iou: float | None
+    similarity: float
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,9 @@ class Agreement:
 
     @property
     def similarity(self) -> float:
-        """Mean OKS over everybody in either answer, 0 for who is in one only; 1 where nobody is in either."""
+        """Mean over everybody in either answer, 0 for who is in one only; 1 where nobody is in either."""
         count = len(self.pairs) + len(self.only_first) + len(self.only_second)
-        return sum(p.oks for p in self.pairs) / count if count else 1.0
+        return sum(p.similarity for p in self.pairs) / count if count else 1.0
 
 
 def agree(first: RunFrame, second: RunFrame) -> Agreement:
@@ -60,11 +62,12 @@ def agree(first: RunFrame, second: RunFrame) -> Agreement:
     low, high = first.boxes_xyxy[:, :2], first.boxes_xyxy[:, 2:]
     areas = (high - low + 1).prod(1).astype(np.float64)
     oks = oks_matrix(first.keypoints.astype(np.float64), areas, second.keypoints[..., :2])
-    similarity = np.maximum(oks, _box_iou(first.boxes_xyxy, second.boxes_xyxy))
+    box_iou = _box_iou(first.boxes_xyxy, second.boxes_xyxy)
+    similarity = np.maximum(oks, box_iou)
     possible = np.where(similarity >= _SAME_SIMILARITY, similarity, 0.0)
     rows, columns = linear_sum_assignment(possible, maximize=True)
     pairs = tuple(
-        Pair(i, j, float(oks[i, j]), _keypoint_px(first, i, second, j), _mask_iou(first, i, second, j))
+        _pair(first, i, second, j, float(oks[i, j]), float(box_iou[i, j]))
         for i, j in zip(rows.tolist(), columns.tolist())
         if possible[i, j] > 0
     )
@@ -74,6 +77,14 @@ def agree(first: RunFrame, second: RunFrame) -> Agreement:
         tuple(i for i in range(len(first)) if i not in of_first),
         tuple(j for j in range(len(second)) if j not in of_second),
     )
+
+
+def _pair(first: RunFrame, i: int, second: RunFrame, j: int, oks: float, box_iou: float) -> Pair:
+    mask_iou = _mask_iou(first, i, second, j)
+    similarity = oks
+    if not (first.keypoints[i, :, 2] > 0).any() and not (second.keypoints[j, :, 2] > 0).any():
+        similarity = box_iou if mask_iou is None else mask_iou
+    return Pair(i, j, oks, _keypoint_px(first, i, second, j), mask_iou, similarity)
 
 
 def renaming(pairs: Iterable[tuple[int, int]]) -> dict[int, int]:

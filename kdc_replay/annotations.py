@@ -13,6 +13,11 @@ from typing import Any
 from kdc_core.rle import from_coco
 from kdc_core.skeleton import NUM_KEYPOINTS
 
+# Beyond any picture; pycocotools takes memory for every pixel that a polygon's edge passes, inside the picture or not.
+_FARTHEST_PX = 1e5
+# TrackEval counts in int64.
+_HIGHEST_TRACK_ID = 2**63 - 1
+
 
 class ReplayAnnotationError(ValueError):
     """An annotation file that cannot be used; the message names the record and the field."""
@@ -106,14 +111,17 @@ def load_annotations(path: Path) -> Annotations:
 
 def _person_categories(check: _Checker, data: dict[str, Any]) -> set[int] | None:
     """Ids of the categories called person; None where the file names no categories."""
-    if "categories" not in data:
+    categories = check.records(data, "categories") if "categories" in data else []
+    if not categories:
         return None
-    categories = check.records(data, "categories")
-    return {
+    people = {
         check.whole(category, "id", f"categories[{i}]")
         for i, category in enumerate(categories)
         if category.get("name") == "person"
     }
+    if not people:
+        raise check.no_person()
+    return people
 
 
 def _checked(
@@ -128,7 +136,9 @@ def _checked(
         if any(v not in (0, 1, 2) for v in keypoints[2::3]):
             raise check.error(where, "keypoints", "every third number must be a visibility: 0, 1 or 2")
     if "track_id" in annotation:
-        check.whole(annotation, "track_id", where)
+        track = check.whole(annotation, "track_id", where)
+        if abs(track) > _HIGHEST_TRACK_ID:
+            raise check.error(where, "track_id", f"must fit into 64 bits, got {track!r:.40}")
     if "area" in annotation:
         check.number(annotation["area"], "area", where)
     if annotation.get("iscrowd", 0) not in (0, 1):
@@ -152,7 +162,8 @@ def _check_segmentation(check: _Checker, value: Any, where: str, image_hw: tuple
             if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
                 raise check.error(where, "segmentation", "a polygon is a list of at least three x, y pairs")
             for number in polygon:
-                check.number(number, "segmentation", where)
+                if abs(check.number(number, "segmentation", where)) > _FARTHEST_PX:
+                    raise check.error(where, "segmentation", f"{number!r:.40} is no pixel of a picture")
     else:
         raise check.error(where, "segmentation", "must be polygons or an RLE")
 
@@ -165,6 +176,9 @@ class _Checker:
 
     def error(self, where: str, name: str, problem: str) -> ReplayAnnotationError:
         return ReplayAnnotationError(f"{self._path}, {where}: '{name}' {problem}")
+
+    def no_person(self) -> ReplayAnnotationError:
+        return ReplayAnnotationError(f"{self._path}: none of its 'categories' is called person")
 
     def records(self, data: dict[str, Any], name: str) -> list[dict[str, Any]]:
         value = data.get(name)

@@ -122,7 +122,12 @@ def _folder_without_metadata(path: Path, problem: str) -> BagFiles:
         raise BagError(f"{path} is not a bag: there is no {METADATA_NAME} and no .mcap or .db3 file in it")
     bag = BagFiles(path.resolve().name, notes=[f"{problem}; its files are taken in the order of their numbers"])
     for file in files:
-        bag._add(file)
+        plain = _uncompressed_name(file.name)
+        # A recorder that was killed while compressing leaves both.
+        if plain != file.name and file.with_name(plain) in files:
+            bag.notes.append(f"{file.name} is not read: {plain} is there, too")
+        else:
+            bag._add(file)
     return bag
 
 

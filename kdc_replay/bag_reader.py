@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +54,7 @@ class Frame:
     index:    its number among the topic's frames from 0, whatever was selected.
     stamp_ns: the header's stamp; 0 where the camera stamps nothing. log_ns: when it was recorded.
     image:    uint8 (H, W, 3) RGB.
+    from_zero: the topic's clock begins at 0 with this frame: its stamp of 0 is a time.
     """
 
     index: int
@@ -59,21 +62,23 @@ class Frame:
     log_ns: int
     frame_id: str
     image: np.ndarray
+    from_zero: bool = False
 
     @property
     def time_ns(self) -> int:
         """The stamp, or the log time where the camera stamps nothing."""
-        return self.stamp_ns or self.log_ns
+        return self.stamp_ns if self.from_zero else self.stamp_ns or self.log_ns
 
 
 @dataclass(frozen=True, eq=False)
 class RawFrame:
-    """A frame as recorded; decoding is left to whoever needs the picture."""
+    """A frame as recorded; decoding is left to whoever needs the picture. from_zero: as `Frame` has it."""
 
     index: int
     log_ns: int
     message_type: str
     data: bytes
+    from_zero: bool = False
 
     def decode(self) -> Frame:
         """The frame with its picture. Raises FrameError."""
@@ -81,6 +86,10 @@ class RawFrame:
             message: Any = _TYPES.deserialize_cdr(self.data, self.message_type)
         except Exception as error:  # damaged bytes make the deserializer fail in any way
             raise FrameError(f"the message is no {self.message_type} ({type(error).__name__})") from error
+        stamp = message.header.stamp
+        if stamp.nanosec >= NS:
+            raise FrameError("the stamp is no time: it has a second or more of nanoseconds")
+        stamp_ns = stamp.sec * NS + stamp.nanosec
         try:
             if self.message_type == COMPRESSED_TYPE:
                 image = decode_compressed(message.data, message.format)
@@ -91,8 +100,7 @@ class RawFrame:
                 )  # fmt: skip
         except ImageConversionError as error:
             raise FrameError(str(error)) from error
-        stamp = message.header.stamp
-        return Frame(self.index, stamp.sec * NS + stamp.nanosec, self.log_ns, message.header.frame_id, image)
+        return Frame(self.index, stamp_ns, self.log_ns, message.header.frame_id, image, self.from_zero)
 
 
 class BagReader:
@@ -112,6 +120,7 @@ class BagReader:
         self._storages = [StorageFile(file, name) for file, name in zip(self._files.files, self._files.names)]
         self.topics = self._find_topics()
         self._read_notes: list[str] = []
+        self._from_zero: dict[str, bool] = {}
         if not self.topics:
             causes = [f"{s.name}: {s.damage}" for s in self._storages if s.damage]
             self.close()
@@ -163,7 +172,8 @@ class BagReader:
             if not images:
                 raise BagError(f"{self.name}: there is no image topic in the bag; there are {_listed(self.topics)}")
             raise BagError(f"{self.name}: there are several image topics, name one: {_listed(images)}")
-        name = topic if topic.startswith("/") else f"/{topic}"
+        # ROS writes names with their slash, other recorders need not.
+        name = topic if topic in self.topics or topic.startswith("/") else f"/{topic}"
         if name in images:
             return name
         if name in self.topics:
@@ -181,6 +191,7 @@ class BagReader:
         """
         selection = selection or Selection()
         kind = self.topics[topic].message_type
+        from_zero = self._begins_at_zero(topic)
         self._read_notes = []
         index, chosen, first_ns = -1, -1, 0
         for storage in self._storages:
@@ -198,12 +209,24 @@ class BagReader:
                     continue
                 chosen += 1
                 if chosen % selection.every == 0:
-                    yield RawFrame(index, log_ns, kind, data)
+                    yield RawFrame(index, log_ns, kind, data, from_zero and index == 0)
             if storage.damage is not None:
                 self._read_notes.append(f"{storage.name}: {storage.damage}; {index - before} frames of {topic} read")
         recorded = self._files.topic_counts.get(topic)
         if recorded is not None and index + 1 < recorded:
             self._read_notes.append(f"{recorded - index - 1} of {recorded} frames of {topic} could not be read")
+
+    def _begins_at_zero(self, topic: str) -> bool:
+        """Whether the stamp of 0 of a topic's first frame is a time: the next stamp is nearer to it than to the log
+        time, as a simulation's is."""
+        if topic not in self._from_zero:
+            messages = (message for storage in self._storages for message in storage.messages(topic))
+            first_two = [(log_ns, _stamp_ns(data)) for log_ns, data in itertools.islice(messages, 2)]
+            self._from_zero[topic] = False
+            if len(first_two) == 2 and first_two[0][1] == 0:
+                log_ns, next_ns = first_two[1]
+                self._from_zero[topic] = 0 < next_ns < abs(log_ns - next_ns)
+        return self._from_zero[topic]
 
     def frames(self, topic: str, selection: Selection | None = None) -> Iterator[Frame]:
         """The selected frames that can be decoded; the others are passed over."""
@@ -220,6 +243,15 @@ class BagReader:
         if count is None or selection.start_s or selection.duration_s is not None:
             return None
         return -(-count // selection.every)
+
+
+def _stamp_ns(data: bytes) -> int:
+    """The stamp of a serialized message that begins with its header; 0 where it is too short."""
+    if len(data) < 12:
+        return 0
+    # Four bytes of encapsulation, whose second tells the byte order, come before the stamp.
+    seconds, nanoseconds = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, 4)
+    return int(seconds) * NS + int(nanoseconds)
 
 
 def _listed(topics: dict[str, TopicInfo]) -> str:

@@ -40,15 +40,19 @@ def run_job(job: ReplayJob, progress: bool = False) -> Row:
 
 
 def result_row(job: ReplayJob, info: dict[str, Any]) -> Row:
-    """The row of a finished run, from its run.json."""
+    """The row of a finished run, from its run.json; failed where not one frame could be evaluated.
+
+    notes: run.json's, and the reasons for which frames were dropped.
+    """
     return {
         **_empty(job),
-        "status": FINISHED,
+        "status": FINISHED if info["frames"] else FAILED,
+        "error": None if info["frames"] else "not one frame could be evaluated",
         "frames": info["frames"],
         "dropped": sum(info["dropped"].values()),
         "people": info["people"],
         "tracks": info["tracks"],
-        "notes": info["notes"],
+        "notes": [*info["notes"], *(f"{n} frames dropped: {reason}" for reason, n in info["dropped"].items())],
         **_scores(job.folder),
     }
 
@@ -73,11 +77,16 @@ def _scores(folder: Path) -> Row:
     metrics = json.loads(path.read_text(encoding="utf-8"))
     tracking = metrics["tracking"] or {}
     scores = {
-        "keypoint_ap": metrics["keypoints"]["AP"],
-        "mask_ap": metrics["segm"]["AP"],
+        "keypoint_ap": _annotated(metrics["keypoints"]["AP"]),
+        "mask_ap": _annotated(metrics["segm"]["AP"]),
         **{name: tracking.get(name) for name in ("hota", "idf1", "mota", "id_switches")},
     }
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in scores.items()}
+
+
+def _annotated(score: float) -> float | None:
+    """COCO's -1 says that nothing is annotated."""
+    return None if score == -1 else score
 
 
 def run_here(jobs: Sequence[ReplayJob], processes: int, done: Callable[[Row], None]) -> list[Row]:

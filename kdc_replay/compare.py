@@ -37,7 +37,7 @@ class FrameChange:
     """A frame of both runs.
 
     By annotations `first` and `second` are the frame's scores (see `frame_score`) and `change` is their difference.
-    By agreement both are None, and `change` is how far the runs are apart: 1 - mean OKS of one to the other.
+    By agreement both are None, and `change` is how far the runs are apart: 1 - `Agreement.similarity`.
     """
 
     index: int

@@ -21,8 +21,8 @@ JSON_NAME = "compare.json"
 _MOST_PICTURES = 6
 _MEASURE_NOTES = {
     True: "A frame's score: mean OKS over everybody annotated or wrongly found; missed and false people count 0.",
-    False: "How far the runs are apart: 1 - mean OKS of one to the other over everybody found by either; "
-    "who is in one run only counts as wholly different.",
+    False: "How far the runs are apart: 1 - mean OKS of one to the other over everybody found by either, "
+    "IoU of the masks for people without keypoints; who is in one run only counts as wholly different.",
 }
 
 

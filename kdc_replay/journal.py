@@ -103,11 +103,18 @@ def frame_record(frame: Frame, people: People, tracks: FrameTracks) -> dict[str,
     return {
         "index": frame.index,
         "stamp_ns": frame.stamp_ns,
+        **({"from_zero": True} if frame.from_zero else {}),
         "log_ns": frame.log_ns,
         "frame_id": frame.frame_id,
         "image_hw": [height, width],
         "people": entries,
     }
+
+
+def time_ns_of(record: dict[str, Any]) -> int:
+    """The time of a line of frames.jsonl: `Frame.time_ns`."""
+    stamp_ns, log_ns = int(record["stamp_ns"]), int(record["log_ns"])
+    return stamp_ns if record.get("from_zero") else stamp_ns or log_ns
 
 
 def state_name(state: int) -> str:

@@ -31,16 +31,21 @@ class ScoringError(RuntimeError):
 
 
 def write_metrics(run: Run, truth: Mapping[int, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Score a run, write its metrics.json and return it (see `evaluate_frames`).
+    """Score a run, write its metrics.json and return it. Raises as `score_run` does."""
+    metrics = score_run(run, truth)
+    write_json(run.folder / METRICS_NAME, metrics)
+    return metrics
+
+
+def score_run(run: Run, truth: Mapping[int, list[dict[str, Any]]]) -> dict[str, Any]:
+    """The scores of a run (see `evaluate_frames`); writes nothing.
 
     Raises ReplayAnnotationError where a mask is of another size than its frame, ScoringError without TrackEval.
     """
     for frame in run.frames:
         for annotation in truth.get(frame.index, []):
             _check_size(annotation, frame)
-    metrics = evaluate_frames(run.frames, truth)
-    write_json(run.folder / METRICS_NAME, metrics)
-    return metrics
+    return evaluate_frames(run.frames, truth)
 
 
 def _check_size(annotation: dict[str, Any], frame: RunFrame) -> None:

@@ -20,9 +20,11 @@ from kdc_replay.run_folder import (
     PREDICTIONS_NAME,
     REPORT_NAME,
     RESULTS_NAME,
+    RUN_NAME,
     VIDEO_NAME,
     remove,
     whole,
+    write_json,
 )
 from kdc_replay.run_reader import load_run
 
@@ -41,9 +43,17 @@ def annotations_entry(annotations: Annotations) -> dict[str, Any]:
     return {"file": annotations.name, "sha256": annotations.sha256, "images": len(annotations.frames)}
 
 
-def discard_scored(folder: Path) -> None:
-    """Remove what depends on the annotations."""
+def rescore(folder: Path, info: dict[str, Any], annotations: Annotations) -> None:
+    """Score a finished run against these annotations; what depends on others is removed.
+
+    info: run.json's new content. Raises ReplayAnnotationError, ScoringError: then the folder is as it was.
+    """
+    from kdc_replay.metrics import score_run
+
+    metrics = score_run(load_run(folder), _truth(folder, annotations))
     remove(folder, (PREDICTIONS_NAME, METRICS_NAME, REPORT_NAME))
+    write_json(folder / RUN_NAME, info)
+    write_json(folder / METRICS_NAME, metrics)
 
 
 def write_outputs(
@@ -108,8 +118,11 @@ def _score(folder: Path, annotations: Annotations | None) -> None:
     from kdc_replay.metrics import write_metrics
 
     assert annotations is not None
-    run = load_run(folder)
-    write_metrics(run, {index: frame.annotations for index, frame in _match(folder, annotations).items()})
+    write_metrics(load_run(folder), _truth(folder, annotations))
+
+
+def _truth(folder: Path, annotations: Annotations) -> dict[int, list[dict[str, Any]]]:
+    return {index: frame.annotations for index, frame in _match(folder, annotations).items()}
 
 
 def _write_results(folder: Path) -> None:

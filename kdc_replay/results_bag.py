@@ -46,7 +46,7 @@ def _frame_messages(
     record: dict[str, Any], messages: Messages, tracker: RunTracker, markers: MarkerArrays, masks: bool
 ) -> dict[str, Any]:
     people = journal.people_of(record)
-    tracks = tracker.update(people, record["stamp_ns"] or record["log_ns"])
+    tracks = tracker.update(people, journal.time_ns_of(record))
     head = header(messages, record["stamp_ns"], record["frame_id"])
     image_hw = (record["image_hw"][0], record["image_hw"][1])
     found = {

@@ -14,11 +14,13 @@ import numpy as np
 from kdc_core.rle import from_coco
 from kdc_core.skeleton import NUM_KEYPOINTS
 from kdc_core.types import People
-from kdc_replay.journal import mask_scores_of
+from kdc_replay.journal import mask_scores_of, time_ns_of
 
 NS_PER_S = 1_000_000_000
 NODE_RUN_NAME = "node_run.json"
 NODE_FRAMES_NAME = "node_frames.jsonl"
+# What every metrics.json has (see `kdc_replay.metrics.evaluate_frames`).
+_METRICS = ("frames", "frames_annotated", "keypoints", "segm", "person_iou", "tracking", "curves", "per_frame")
 
 
 class RunError(ValueError):
@@ -31,6 +33,7 @@ class RunFrame:
 
     index:          number of the frame among those of the bag's topic, from 0.
     stamp_ns:       the image header's stamp, 0 where the camera stamps nothing; log_ns: when it was recorded.
+    time_ns:        the stamp, or the log time where the camera stamps nothing.
     image_hw:       height and width of the image in pixels.
     ids:            int32 (N,), track ids; 0 = not tracked.
     states:         names of `TrackState`, one for each.
@@ -44,6 +47,7 @@ class RunFrame:
     index: int
     stamp_ns: int
     log_ns: int
+    time_ns: int
     frame_id: str
     image_hw: tuple[int, int]
     ids: np.ndarray
@@ -56,11 +60,6 @@ class RunFrame:
 
     def __len__(self) -> int:
         return len(self.scores)
-
-    @property
-    def time_ns(self) -> int:
-        """The stamp, or the log time where the camera stamps nothing."""
-        return self.stamp_ns or self.log_ns
 
     def people(self) -> People:
         """The people as the pipeline gave them; the label map is decoded anew at every call."""
@@ -121,8 +120,8 @@ class Run:
 
     def times_s(self) -> np.ndarray:
         """Stamps in seconds since the first frame's, float64 (frames,)."""
-        stamps = np.array([frame.time_ns for frame in self.frames], np.int64)
-        return (stamps - stamps[:1]) / NS_PER_S
+        # Log times of MCAP are uint64: the differences of Python's own numbers do not overflow.
+        return np.array([(frame.time_ns - self.frames[0].time_ns) / NS_PER_S for frame in self.frames], np.float64)
 
 
 def load_run(folder: Path) -> Run:
@@ -138,7 +137,7 @@ def load_run(folder: Path) -> Run:
         read_frames(folder / "frames.jsonl"),
         _dropped(folder / "dropped.jsonl"),
         _stage_ms(folder / "timings.csv"),
-        _json(folder / "metrics.json"),
+        _metrics(folder / "metrics.json"),
         _json(folder / NODE_RUN_NAME),
     )
 
@@ -146,9 +145,11 @@ def load_run(folder: Path) -> Run:
 def read_frames(path: Path) -> list[RunFrame]:
     """All frames of a frames.jsonl. Raises RunError with the line at fault."""
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path} is not UTF-8: {error}") from error
     frames = []
     for number, line in enumerate(lines, 1):
         try:
@@ -166,6 +167,7 @@ def _frame(data: dict[str, Any]) -> RunFrame:
         index=int(data["index"]),
         stamp_ns=int(data["stamp_ns"]),
         log_ns=int(data["log_ns"]),
+        time_ns=time_ns_of(data),
         frame_id=str(data["frame_id"]),
         image_hw=(int(height), int(width)),
         ids=np.array([p["id"] for p in people], np.int32),
@@ -186,7 +188,7 @@ def _json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RunError(f"{path} is not JSON: {error}") from error
     if not isinstance(data, dict):
@@ -194,11 +196,18 @@ def _json(path: Path) -> dict[str, Any] | None:
     return data
 
 
+def _metrics(path: Path) -> dict[str, Any] | None:
+    data = _json(path)
+    if data is not None and (missing := [name for name in _METRICS if name not in data]):
+        raise RunError(f"{path} has no '{missing[0]}': it was not written by `kdc replay`")
+    return data
+
+
 def _dropped(path: Path) -> dict[str, int]:
     if not path.is_file():
         return {}
     try:
-        return dict(Counter(str(json.loads(line)["reason"]) for line in path.read_text().splitlines()))
+        return dict(Counter(str(json.loads(line)["reason"]) for line in path.read_text(encoding="utf-8").splitlines()))
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path} is not a list of dropped frames: {error!r:.120}") from error
 
@@ -206,13 +215,13 @@ def _dropped(path: Path) -> dict[str, int]:
 def _stage_ms(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         return {}
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows:
-        return {}
     try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        if not rows:
+            return {}
         return {
             name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name != "index"
         }
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, csv.Error) as error:
         raise RunError(f"{path} is not a table of stage times: {error}") from error

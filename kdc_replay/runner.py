@@ -19,7 +19,7 @@ from kdc_replay import journal
 from kdc_replay.annotations import Annotations
 from kdc_replay.bag_reader import BagError, BagReader, FrameError, RawFrame, Selection
 from kdc_replay.journal import Journal
-from kdc_replay.outputs import OutputChoice, annotations_entry, discard_scored, write_outputs
+from kdc_replay.outputs import OutputChoice, annotations_entry, rescore, write_outputs
 from kdc_replay.run_folder import FORMAT_VERSION, RUN_NAME, open_run, sha256_of, sole_user, write_json
 from kdc_replay.tracking import RunTracker
 
@@ -83,11 +83,11 @@ def _replay(
         _evaluate(bag, topic, pipeline, job, done, progress)
         info = _finish(job.folder, identity, bag.notes)
     if not info["frames"] and not info["dropped"]:
-        raise BagError(f"{bag.name}: not one frame of {topic} was selected")
+        noted = f" ({'; '.join(info['notes'])})" if info["notes"] else ""
+        raise BagError(f"{bag.name}: not one frame of {topic} was selected{noted}")
     if job.annotations is not None and info.get("annotations") != annotations_entry(job.annotations):
         info = {**info, "annotations": annotations_entry(job.annotations)}
-        discard_scored(job.folder)
-        write_json(job.folder / RUN_NAME, info)
+        rescore(job.folder, info, job.annotations)
     write_outputs(job.folder, bag, topic, job.options.selection, job.annotations, job.outputs, progress)
     return info
 
@@ -133,7 +133,7 @@ def _evaluate(
     """Every selected frame after the one of index `done` into the journal."""
     tracker = RunTracker()
     for record in journal.records(job.folder):
-        tracker.update(journal.people_of(record), record["stamp_ns"] or record["log_ns"])
+        tracker.update(journal.people_of(record), journal.time_ns_of(record))
     selection = job.options.selection
     bar = tqdm(
         total=bag.expected_frames(topic, selection),

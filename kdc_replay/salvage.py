@@ -12,7 +12,8 @@ from mcap.exceptions import McapError
 from mcap.records import Channel, Chunk, Footer, McapRecord, Message, Schema
 from mcap.stream_reader import StreamReader, breakup_chunk
 
-_CDR = "cdr"
+# What ROS 2 encodes messages as.
+CDR = "cdr"
 # So many rows in a row may be unreadable before the search beyond the damage is given up.
 _MOST_LOST_ROWS = 20_000
 _HIGHEST_ID = 2**40
@@ -35,7 +36,7 @@ class SalvagedMcap:
         for record in self._records():
             if isinstance(record, Schema):
                 schemas[record.id] = record.name
-            elif isinstance(record, Channel) and record.message_encoding == _CDR:
+            elif isinstance(record, Channel) and record.message_encoding == CDR:
                 found[record.topic, schemas.get(record.schema_id, "")] = None
         return list(found)
 
@@ -43,7 +44,7 @@ class SalvagedMcap:
         """(log time in ns, serialized message) of a topic, in the file's order."""
         wanted: set[int] = set()
         for record in self._records():
-            if isinstance(record, Channel) and record.topic == topic and record.message_encoding == _CDR:
+            if isinstance(record, Channel) and record.topic == topic and record.message_encoding == CDR:
                 wanted.add(record.id)
             elif isinstance(record, Message) and record.channel_id in wanted:
                 yield record.log_time, record.data

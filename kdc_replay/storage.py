@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from mcap.reader import make_reader
 from rosbags.rosbag2 import Reader
 from rosbags.rosbag2.reader import zstd
 
-from kdc_replay.salvage import SalvagedMcap, SalvagedSqlite
+from kdc_replay.salvage import CDR, SalvagedMcap, SalvagedSqlite
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _KEY_BYTES = 64  # a message's encapsulation and header: what tells two of the same log time apart
@@ -41,22 +42,81 @@ class Salvaged(Protocol):
         """(log time in ns, serialized message) of a topic, in the file's order."""
 
 
+class MixedMcap:
+    """A sound MCAP file that rosbags refuses, since a recorder wrote json, protobuf and the like beside ROS 2's cdr.
+
+    Raises whatever the MCAP reader does, ValueError without a summary.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        try:
+            self._reader = make_reader(self._file, validate_crcs=True)
+            summary = self._reader.get_summary()
+            if summary is None or not summary.channels:
+                raise ValueError("the file has no summary")
+        except BaseException:
+            self._file.close()
+            raise
+        self._summary = summary
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    @property
+    def encodings(self) -> list[str]:
+        """What its channels' messages are encoded as."""
+        return sorted({channel.message_encoding for channel in self._summary.channels.values()})
+
+    def topics(self) -> list[TopicInfo]:
+        """The topics of cdr messages."""
+        schemas, statistics = self._summary.schemas, self._summary.statistics
+        return [
+            TopicInfo(
+                channel.topic,
+                schemas[channel.schema_id].name if channel.schema_id in schemas else "",
+                None if statistics is None else statistics.channel_message_counts.get(number, 0),
+            )
+            for number, channel in self._summary.channels.items()
+            if channel.message_encoding == CDR
+        ]
+
+    def messages(self, topic: str) -> Iterator[tuple[int, bytes]]:
+        """(log time in ns, serialized message) of a topic in the order of log times."""
+        for _, channel, message in self._reader.iter_messages([topic]):
+            if channel.message_encoding == CDR:
+                yield message.log_time, _plain(message.data)
+
+
 class StorageFile:
     """A .mcap or .db3 file. Not for several threads.
 
-    damage: what is wrong with the file, None as long as nothing was found.
+    damage: why the file cannot be read, or not whole; None as long as nothing was found.
     """
 
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name
         self.damage: str | None = None
-        self._reader: Reader | None = None
+        self._reader: Reader | MixedMcap | None = None
         try:
-            self._reader = Reader(path)
-            self._reader.open()
+            reader = Reader(path)
+            reader.open()
+            self._reader = reader
         except Exception as error:  # noqa: BLE001 - damaged bytes make a parser fail in any way
-            self._reader = None
             self.damage = _line(error)
+            if path.suffix == ".mcap":
+                self._open_mixed()
+
+    def _open_mixed(self) -> None:
+        try:
+            reader = MixedMcap(self.path)
+        except Exception as error:  # noqa: BLE001 - as above
+            _log.debug("%s is no sound MCAP file: %s", self.name, error)
+            return
+        self._reader = reader
+        others = ", ".join(reader.encodings)
+        self.damage = None if reader.topics() else f"its channels are encoded as {others}; only ROS 2's {CDR} is read"
 
     def close(self) -> None:
         """Close the file."""
@@ -66,6 +126,8 @@ class StorageFile:
 
     def topics(self) -> list[TopicInfo]:
         """The topics that can be recognised."""
+        if isinstance(self._reader, MixedMcap):
+            return self._reader.topics()
         if self._reader is not None:
             return [TopicInfo(c.topic, c.msgtype, c.msgcount) for c in self._reader.connections]
         return [TopicInfo(topic, kind, None) for topic, kind in self._salvaged().topics()]
@@ -97,7 +159,10 @@ class StorageFile:
             self.damage = salvaged.problem
 
     @staticmethod
-    def _intact(reader: Reader, topic: str) -> Iterator[tuple[int, bytes]]:
+    def _intact(reader: Reader | MixedMcap, topic: str) -> Iterator[tuple[int, bytes]]:
+        if isinstance(reader, MixedMcap):
+            yield from reader.messages(topic)
+            return
         connections = [c for c in reader.connections if c.topic == topic]
         if connections:
             for _, log_ns, data in reader.messages(connections):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -114,12 +115,15 @@ def _fitted(picture: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
 
 
 def video_pictures(path: Path, numbers: Sequence[int]) -> dict[int, np.ndarray]:
-    """Pictures of a film by their numbers from 0, uint8 RGB (H, W, 3); those beyond its end are left out."""
+    """Pictures of a film by their numbers from 0, uint8 RGB (H, W, 3); those beyond its end or damage are left out."""
     wanted = set(numbers)
     found: dict[int, np.ndarray] = {}
     if not wanted:
         return found
-    with av.open(str(path)) as container:
+    # What precedes the damage of a film that was cut off is as good as ever.
+    with contextlib.suppress(av.error.FFmpegError), av.open(str(path)) as container:
+        if not container.streams.video:
+            return found
         for number, frame in enumerate(container.decode(video=0)):
             if number in wanted:
                 found[number] = frame.to_ndarray(format="rgb24")

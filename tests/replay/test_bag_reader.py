@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import struct
 
 import numpy as np
 import pytest
 
 pytest.importorskip("rosbags", reason="needs the extra 'replay'")
+from mcap.writer import Writer as McapWriter
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from kdc_replay.bag_reader import BagError, BagReader, FrameError, Selection
@@ -110,6 +112,8 @@ def test_topics(tmp_path):
         with pytest.raises(BagError, match=r"/text is of type std_msgs/msg/String; images are sensor_msgs/msg/Image"):
             reader.choose_topic("/text")
         assert reader.expected_frames("/left", Selection(every=4)) == 2
+    with BagReader(write_bag(tmp_path / "bare", topics=["camera", "/left"])) as reader:
+        assert reader.choose_topic("camera") == "camera" and reader.choose_topic("left") == "/left"
     without = write_bag(tmp_path / "without", topics=[], others={"/text": "std_msgs/msg/String"})
     with BagReader(without) as reader, pytest.raises(BagError, match=r"no image topic.*/text \(std_msgs/msg/String, 1"):
         reader.choose_topic(None)
@@ -144,6 +148,45 @@ def test_broken_frames_are_told_apart(tmp_path):
             with pytest.raises(FrameError, match="the message is no sensor_msgs/msg/Image"):
                 raw[number].decode()
         assert [frame.index for frame in reader.frames(TOPIC)] == [0, 2, 3, 5]
+
+
+def stamped(data: bytes, seconds: int, nanoseconds: int) -> bytes:
+    """A serialized message with another stamp."""
+    return data[:4] + struct.pack("<iI", seconds, nanoseconds) + data[12:]
+
+
+def test_a_stamp_that_is_no_time(tmp_path, monkeypatch):
+    encode = bags.image_bytes
+
+    def broken(image, stamp_ns):
+        return stamped(encode(image, stamp_ns), 10, 4_294_967_295 if stamp_ns == stamp_of(1) else 999_999_999)
+
+    monkeypatch.setattr(bags, "image_bytes", broken)
+    with BagReader(write_bag(tmp_path / "bag", range(2))) as reader:
+        sound, wrong = reader.raw_frames(TOPIC)
+        assert sound.decode().stamp_ns == 10_999_999_999
+        with pytest.raises(FrameError, match="the stamp is no time: it has a second or more of nanoseconds"):
+            wrong.decode()
+
+
+@pytest.mark.parametrize(
+    ("stamps_ms", "times_ms"),
+    [
+        ([0, 100, 200], [0, 100, 200]),  # a simulation
+        ([0, 0, 100], [None, None, 100]),  # (None: the log time)
+        ([0, 0, 0], [None, None, None]),
+        ([0], [None]),
+        ([50, 0, 100], [50, None, 100]),
+        ([0, stamp_of(1) // 10**6, 0], [None, stamp_of(1) // 10**6, None]),  # a camera that needs a moment
+    ],
+)
+def test_stamps_that_begin_at_zero(tmp_path, monkeypatch, stamps_ms, times_ms):
+    encode = bags.image_bytes
+    stamps = {stamp_of(i): ms * 10**6 for i, ms in enumerate(stamps_ms)}
+    monkeypatch.setattr(bags, "image_bytes", lambda image, stamp_ns: encode(image, stamps[stamp_ns]))
+    frames, _ = read(write_bag(tmp_path / "bag", range(len(stamps_ms))))
+    assert [f.stamp_ns for f in frames] == [ms * 10**6 for ms in stamps_ms]
+    assert [None if f.time_ns == f.log_ns else f.time_ns // 10**6 for f in frames] == times_ms
 
 
 # Large pictures: several chunks (MCAP) and pages (SQLite).
@@ -261,3 +304,47 @@ def test_sqlite_rows_beyond_a_gap(tmp_path):
     frames, notes = read(bag)
     assert numbers(frames) == [0, 1, 4, 5, 6, 7]
     assert notes == [f"2 of 8 frames of {TOPIC} could not be read"]
+
+
+def mixed_mcap(path, encoding, schema_encoding, frames):
+    """An MCAP file as Foxglove writes it: a topic of another encoding beside the pictures."""
+    with path.open("wb") as file:
+        writer = McapWriter(file, chunk_size=20_000)
+        writer.start(profile="ros2", library="made")
+        other = writer.register_channel("/log", encoding, writer.register_schema("Log", schema_encoding, b"{}"))
+        writer.add_message(other, 1, b"{}", 1)
+        image = writer.register_schema(bags.IMAGE, "ros2msg", b"")
+        images = writer.register_channel(TOPIC, "cdr", image)
+        for number in frames:
+            log_ns = stamp_of(number) + bags.LOG_DELAY_NS
+            writer.add_message(images, log_ns, bags.image_bytes(picture(number), stamp_of(number)), log_ns)
+        writer.finish()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("encoding", "schema_encoding"), [("json", "jsonschema"), ("protobuf", "protobuf"), ("ros1", "ros1msg")]
+)
+def test_other_encodings_beside_cdr(tmp_path, encoding, schema_encoding):
+    path = mixed_mcap(tmp_path / "a.mcap", encoding, schema_encoding, [3, 0, 5, 1, 4, 2])
+    frames, notes = read(path)
+    assert numbers(frames) == [frame.index for frame in frames] == list(range(6)) and notes == []
+    with BagReader(path) as reader:
+        assert list(reader.topics) == [TOPIC] and reader.topics[TOPIC].count == 6
+    cut(path, 0.6)
+    frames, notes = read(path)
+    assert 1 <= len(frames) < 6 and "damaged or ends early" in notes[0]
+    only = mixed_mcap(tmp_path / "only.mcap", encoding, schema_encoding, [])
+    only.write_bytes(only.read_bytes().replace(b"cdr", b"xyz"))
+    cause = rf"only.mcap: its channels are encoded as {encoding}, xyz; only ROS 2's cdr is read"
+    with pytest.raises(BagError, match=cause):
+        BagReader(only)
+
+
+def test_a_recorder_that_was_killed_while_compressing(tmp_path):
+    bag = write_bag(tmp_path / "bag", compression=CompressionMode.FILE)
+    write_bag(tmp_path / "plain").joinpath("plain.mcap").rename(bag / "bag.mcap")
+    (bag / "metadata.yaml").unlink()
+    frames, notes = read(bag)
+    assert numbers(frames) == [frame.index for frame in frames] == list(range(6))
+    assert notes[1:] == ["bag.mcap.zstd is not read: bag.mcap is there, too"]

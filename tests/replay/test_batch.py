@@ -134,6 +134,29 @@ def test_annotations_of_several_bags_are_a_folder(week, tmp_path, capsys):
     assert "--annotations names a folder with BAG.json for each" in capsys.readouterr().err
 
 
+def test_annotations_of_no_bag(week, tmp_path, capsys):
+    (tmp_path / "truth").mkdir()
+    (tmp_path / "truth" / "sunday.json").write_text("{}")
+    assert batch(week, tmp_path / "out", "--annotations", str(tmp_path / "truth")) == 1
+    error = capsys.readouterr().err
+    assert "truth: there is no file of annotations called like a bag, such as monday.json" in error
+    assert len(error.splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_bag_of_broken_frames_alone_failed(week, tmp_path, capsys):
+    broken = write_bag(tmp_path / "broken", range(2), broken=range(2))
+    model = ("--model", str(week / "canned.onnx"))
+    out = tmp_path / "out"
+    assert main(["replay", str(broken), str(week / "monday"), "--out", str(out), *model, *FAST]) == 1
+    rows = json.loads((out / "summary.json").read_text())
+    assert [(row["status"], row["frames"], row["dropped"]) for row in rows] == [("failed", 0, 2), ("finished", 5, 0)]
+    output = capsys.readouterr()
+    assert "broken: not one frame could be evaluated" in output.out
+    assert "broken: 2 frames dropped: the message is no sensor_msgs/msg/Image" in output.err
+    assert main(["replay", str(broken), "--out", str(out / "broken"), *model, *FAST]) == 1
+    assert "2 frames dropped: the message is no sensor_msgs/msg/Image" in capsys.readouterr().err
+
+
 def test_what_failed_is_said_in_one_line():
     job = ReplayJob(Path("walk.mcap"), Path("out/walk"))
     ours, foreign = failed(job, RunFolderError("no\nway")), failed(job, KeyError("bbox"))

@@ -19,6 +19,7 @@ from kdc_cli.main import main
 from kdc_replay.agreement import agree, renaming
 from kdc_replay.compare import BY_AGREEMENT, BY_ANNOTATIONS, CompareError, Comparison, compare_runs, frame_score
 from kdc_replay.metrics import write_metrics
+from kdc_replay.node_run import compare_answers
 from kdc_replay.run_reader import load_run
 from tests.replay.made_run import HEIGHT, WIDTH, annotation, person, write_run
 from tests.replay.test_report import Page
@@ -182,6 +183,38 @@ def test_agreement_of_two_answers(tmp_path: Path) -> None:
     assert agree(run.frames[0], run.frames[0]).similarity == pytest.approx(1)
     nobody = load_run(write_run(tmp_path / "empty", [[], []])).frames
     assert agree(*nobody).similarity == 1 and agree(nobody[0], nobody[1]).keypoint_px is None
+
+
+def without_keypoints(entry: dict[str, Any]) -> dict[str, Any]:
+    return {**entry, "keypoints": [[0.0, 0.0, 0.0]] * 17}
+
+
+def test_people_of_a_mask_alone(tmp_path: Path) -> None:
+    one = [without_keypoints(person(20, 20, 1)), person(120, 20, 2)]
+    moved = [without_keypoints(person(26, 20, 1)), person(120, 20, 2)]
+    bare = [{**p, "mask": None} for p in one]
+    lost = [one[0], without_keypoints(one[1])]
+    same, shifted, unmasked, poseless = load_run(write_run(tmp_path / "run", [one, moved, bare, lost])).frames
+    assert agree(same, same).similarity == agree(unmasked, unmasked).similarity == 1
+    overlap = 24 / 36
+    assert agree(same, shifted).similarity == pytest.approx((1 + overlap) / 2)
+    assert agree(unmasked, shifted).similarity == pytest.approx((1 + overlap) / 2)
+    # Who lost the pose is no longer the same.
+    assert agree(same, poseless).similarity == pytest.approx(0.5, abs=0.01)
+    folders = [write_run(tmp_path / name, [one, one]) for name in "ab"]
+    assert compared(*folders).worse() == []
+    assert compare_answers(load_run(folders[0]).frames, load_run(folders[1]).frames)["most_different"] == []
+
+
+def test_runs_that_cannot_be_read(scored: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    (scored[1] / "metrics.json").write_text("{}")
+    assert main(["compare", *map(str, scored)]) == 1
+    assert "metrics.json has no 'frames': it was not written by `kdc replay`" in capsys.readouterr().err
+    for name, cause in (("timings.csv", "is not a table of stage times"), ("frames.jsonl", "is not UTF-8")):
+        (scored[0] / name).write_bytes(b"index,\xff\n1,2\n")
+        assert main(["compare", *map(str, scored)]) == 1
+        error = capsys.readouterr().err
+        assert f"{name} {cause}" in error and len(error.splitlines()) == 1
 
 
 def test_renaming_is_the_best_one_to_one() -> None:

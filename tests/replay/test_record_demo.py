@@ -71,6 +71,22 @@ def test_a_video(tmp_path):
     assert not (tmp_path / "clip.json").exists()
 
 
+def test_a_video_that_ends_early(tmp_path, capsys):
+    path = tmp_path / "cut.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (64, 48))
+    for _ in range(40):
+        writer.write(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))
+    writer.release()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert record("--out", tmp_path / "part", "--input", path, "--frames", 5) == 0
+    assert "ends after" not in capsys.readouterr().err
+    assert record("--out", tmp_path / "clip", "--input", path) == 0
+    output = capsys.readouterr()
+    count = len(read(tmp_path / "clip")[2])
+    assert 10 < count < 30 and f"{count} frames on" in output.out
+    assert f"kdc record-demo: {path} ends after {count} of 40 frames" in output.err
+
+
 def test_photos_with_annotations(tmp_path):
     for name, hw in (("b.png", (60, 80)), ("a.png", (90, 70)), ("c.png", (60, 80))):
         write_picture(tmp_path / "photos" / name, box_xywh=(5, 5, 20, 30), hw=hw)
@@ -98,6 +114,8 @@ def test_photos_with_annotations(tmp_path):
     ("arguments", "cause"),
     [
         (["--out", "{there}"], "exists already"),
+        (["--out", "."], "--out names a new folder for the bag, not ."),
+        (["--out", "/"], "--out names a new folder for the bag, not /"),
         (["--out", "{new}", "--input", "nowhere.mp4"], "nowhere.mp4: no such video or folder"),
         (["--out", "{new}", "--input", "{there}"], "there are no photos in this folder"),
         (["--out", "{new}", "--annotations", "coco.json"], "--annotations goes with a folder of photos"),

@@ -9,12 +9,19 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rosbags", reason="needs the extra 'replay'")
+from rosbags.rosbag2 import CompressionMode, StoragePlugin, Writer
 
+from kdc_cli.errors import message_of
 from kdc_cli.main import main
 from kdc_core.appearance import colour_histograms
 from kdc_core.rle import from_coco
 from kdc_replay import journal
+from kdc_replay.batch import result_row
+from kdc_replay.interfaces import InterfaceError
 from kdc_replay.run_folder import sole_user
+from kdc_replay.run_reader import load_run
+from kdc_replay.runner import ReplayJob
+from tests.replay import bags
 from tests.replay.bags import HW, LOG_DELAY_NS, TOPIC, picture, stamp_of, write_bag
 from tests.replay.stub_pipeline import ReplayStub, use_stub
 
@@ -200,12 +207,16 @@ def test_options_reach_the_run(tmp_path):
         (["{walk}", "--start", "99"], "not one frame of /camera/image_raw was selected"),
         (["{walk}", "--duration", "0"], "--duration must be above 0"),
         (["{empty}"], "not one frame of /camera/image_raw was selected"),
+        (["{torn}"], "was selected (torn.mcap: 1 damaged chunk left out; 0 frames of /camera/image_raw read; 6 of 6"),
         (["nowhere"], "no such bag"),
         (["{walk}", "--annotations", "nowhere.json"], "No such file or directory: nowhere.json"),
     ],
 )
 def test_one_line_says_what_is_wrong(tmp_path, capsys, arguments, cause):
     paths = {"walk": write_bag(tmp_path / "walk"), "empty": write_bag(tmp_path / "empty", [])}
+    paths["torn"] = write_bag(tmp_path / "torn", compression=CompressionMode.STORAGE)
+    file = paths["torn"] / "torn.mcap"
+    file.write_bytes(file.read_bytes().replace(b"\x28\xb5\x2f\xfd", b"torn"))  # how zstd begins
     assert replay(*(a.format(**paths) for a in arguments), "--out", tmp_path / "run", *FAST) == 1
     error = capsys.readouterr().err
     assert cause in error and "Traceback" not in error and len(error.splitlines()) == 1
@@ -254,6 +265,78 @@ def test_scores_against_annotations(tmp_path, capsys, key):
     assert contents(tmp_path / "again") == scored
 
 
+def moved(data):
+    for image in data["images"]:
+        image["stamp_ns"] += 10**15
+
+
+def another_size(data):
+    for image in data["images"]:
+        del image["width"], image["height"]
+    data["annotations"][0]["segmentation"] = {"size": [9, 9], "counts": [81]}
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"), [(moved, "none of its 2 images is a frame"), (another_size, "an annotated mask has 9 x 9")]
+)
+def test_annotations_at_fault_change_nothing(tmp_path, capsys, change, cause):
+    bag = write_bag(tmp_path / "walk", range(3))
+    run = tmp_path / "run"
+    truth = annotation_file(tmp_path / "truth.json", lambda data: None)
+    assert replay(bag, "--out", run, "--annotations", truth, *FAST) == 0
+    before = contents(run)
+    wrong = annotation_file(tmp_path / "wrong.json", change)
+    assert replay(bag, "--out", run, "--annotations", wrong, *FAST) == 1
+    assert cause in capsys.readouterr().err
+    assert contents(run) == before and "metrics.json" in before
+    right = annotation_file(tmp_path / "right.json", lambda data: data["images"].pop() and data["annotations"].pop())
+    assert replay(bag, "--out", run, "--annotations", right, *FAST) == 0
+    assert json.loads((run / "run.json").read_text())["annotations"]["file"] == "right.json"
+    assert json.loads((run / "metrics.json").read_text())["frames_annotated"] == 1
+    assert [p["image_id"] for p in json.loads((run / "predictions.json").read_text())] == [100]
+
+
+def test_what_is_not_annotated_has_no_score(tmp_path, capsys):
+    def boxes_alone(data):
+        for annotation in data["annotations"]:
+            del annotation["keypoints"], annotation["segmentation"], annotation["num_keypoints"]
+
+    bag = write_bag(tmp_path / "walk", range(3))
+    truth = annotation_file(tmp_path / "truth.json", boxes_alone)
+    assert replay(bag, "--out", tmp_path / "run", "--annotations", truth, *FAST) == 0
+    text = capsys.readouterr().out
+    assert "HOTA 1.000" in text and "keypoint AP not annotated, mask AP not annotated" in text and "-1" not in text
+    row = result_row(ReplayJob(bag, tmp_path / "run"), json.loads((tmp_path / "run" / "run.json").read_text()))
+    assert row["keypoint_ap"] is row["mask_ap"] is None and row["idf1"] == 1
+
+
+@pytest.mark.parametrize("from_zero", [True, False])
+def test_tracks_of_a_simulation_begin_at_time_zero(tmp_path, monkeypatch, from_zero):
+    first_ns = stamp_of(0) if from_zero else stamp_of(-1)
+    encode = bags.image_bytes
+    monkeypatch.setattr(bags, "image_bytes", lambda image, stamp_ns: encode(image, stamp_ns - first_ns))
+    bag = write_bag(tmp_path / "walk", range(8))
+    ReplayStub.stop_after = 3
+    assert replay(bag, "--out", tmp_path / "run", *FAST) == 130
+    ReplayStub.stop_after = None
+    assert replay(bag, "--out", tmp_path / "run", *FAST) == 0
+    frames = list(journal.records(tmp_path / "run"))
+    assert {frame["people"][0]["id"] for frame in frames} == {1}
+    assert [frame.get("from_zero", False) for frame in frames] == [from_zero, *[False] * 7]
+    seconds = load_run(tmp_path / "run").times_s()
+    assert seconds.tolist() == pytest.approx([i / 10 for i in range(8)])
+
+
+def test_log_times_beyond_int64(tmp_path):
+    writer = Writer(tmp_path / "far", version=8, storage_plugin=StoragePlugin.MCAP)
+    with writer:
+        topic = writer.add_connection(TOPIC, bags.IMAGE, typestore=bags.STORE)
+        for i in range(3):
+            writer.write(topic, 2**63 + i * bags.PERIOD_NS, bags.image_bytes(picture(i), 0))
+    assert replay(tmp_path / "far", "--out", tmp_path / "run") == 0
+    assert load_run(tmp_path / "run").times_s().tolist() == pytest.approx([0, 0.1, 0.2])
+
+
 def drop_key(name):
     def change(data):
         for image in data["images"]:
@@ -283,6 +366,9 @@ def twice_in_one_image(data):
         (put("annotations", "bbox", [1, 2, 3]), "annotations[0]: 'bbox' must be a list of 4 numbers"),
         (put("annotations", "keypoints", [0.0] * 50), "annotations[0]: 'keypoints' must be a list of 51 numbers"),
         (put("annotations", "track_id", 1.5), "annotations[0]: 'track_id' must be a whole number"),
+        (put("annotations", "track_id", 2**70), "annotations[0]: 'track_id' must fit into 64 bits"),
+        (put("annotations", "segmentation", [[0, 0, 9, 9, 2e5, 2]]), "'segmentation' 200000.0 is no pixel"),
+        (put("categories", "name", "dog"), "none of its 'categories' is called person"),
         (twice_in_one_image, "annotations[1]: 'track_id' 4 occurs twice in image 100"),
         (put("annotations", "segmentation", [[1, 2]]), "'segmentation' a polygon is a list of at least three x, y"),
         (put("annotations", "segmentation", {"size": [9, 9], "counts": [81]}), "is a mask of 9 x 9, its image has 64"),
@@ -308,3 +394,23 @@ def test_a_truncated_bag_is_evaluated_as_far_as_it_goes(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "walk.mcap: the file is damaged or ends early; 10 frames of /camera/image_raw read" in error
     assert "10 of 20 frames of /camera/image_raw could not be read" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["--start", "1e300"], "must be a number of seconds from 0 to 1e+10, got '1e300'"),
+        (["--duration", "1e300"], "must be a number of seconds from 0 to 1e+10, got '1e300'"),
+        (["--dask", "tcp://localhost"], "must be the scheduler's host and port, like tcp://host:8786"),
+        (["--dask", "tcp://localhost:99999"], "must be the scheduler's host and port"),
+    ],
+)
+def test_impossible_arguments(tmp_path, capsys, arguments, cause):
+    with pytest.raises(SystemExit):
+        replay(tmp_path / "walk", *arguments)
+    assert cause in capsys.readouterr().err
+
+
+def test_missing_message_definitions_are_an_error_for_the_user():
+    error = InterfaceError("kdc's message definitions are in none of /a, /b")
+    assert message_of(error, "replay") == str(error)

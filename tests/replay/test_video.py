@@ -97,3 +97,14 @@ def test_no_frames_no_film(tmp_path: Path) -> None:
     assert not film(tmp_path / "a.mp4", [], []).exists()
     with pytest.raises(OSError):
         film(tmp_path / "nowhere" / "a.mp4", [grey(0)], [0])
+
+
+def test_a_film_that_was_cut_off(tmp_path: Path) -> None:
+    pictures = [np.random.default_rng(i).integers(0, 255, (96, 128, 3), np.uint8) for i in range(20)]
+    path = film(tmp_path / "a.mp4", pictures, [i / 10 for i in range(20)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 6 // 10])
+    found = video_pictures(path, range(20))
+    assert 1 <= len(found) < 20 and sorted(found) == list(range(len(found)))
+    path.write_bytes(whole[:50])
+    assert video_pictures(path, [0]) == {}
