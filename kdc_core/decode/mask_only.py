@@ -56,12 +56,12 @@ def find_mask_only(
     The P cells are a person's, but nobody's whose pose is known: embeddings x, y and sigma in network pixels, float32
     (P,), and the probability of a person. The likeliest cell of those left is the next seed; mean embedding and mean
     log sigma of the cells that it shares a place with are their centroid. Fewer than `least` cells are nobody, nor are
-    those whose centroid lies where phi of `known` people, or of those found before, is above `apart`: parts of them
-    that their mask leaves out.
+    those whose centroid lies where `known` people's phi is above `apart`: parts of them that their mask leaves out.
     """
     group = np.full(len(x), -1, np.intp)
     log_sigma = np.log(np.maximum(sigma, 1e-3))
-    found = Centroids(np.zeros((0, 2), np.float32), np.zeros(0, np.float32))
+    centres: list[tuple[float, float]] = []
+    scales: list[float] = []
     left = np.flatnonzero(_crowded(x, y, sigma, least))
     for _ in range(_MOST_SEEDS):
         if len(left) < least:
@@ -79,14 +79,13 @@ def find_mask_only(
             scale = 0.5 * float(np.exp(-2.0 * log_sigma[left[near]].mean()))
             near = scale * ((ex - cx) ** 2 + (ey - cy) ** 2) < _LN2
             near[seed] = True
-        if np.count_nonzero(near) >= least:
-            others = known + found
-            rival = np.exp(-others.scale * ((others.centres_xy - (cx, cy)) ** 2).sum(1)).max(initial=0.0)
-            if rival <= apart:
-                group[left[near]] = len(found)
-                found += Centroids(np.array([[cx, cy]], np.float32), np.array([scale], np.float32))
+        rival = np.exp(-known.scale * ((known.centres_xy - (cx, cy)) ** 2).sum(1)).max(initial=0.0)
+        if np.count_nonzero(near) >= least and rival <= apart:
+            group[left[near]] = len(centres)
+            centres.append((cx, cy))
+            scales.append(scale)
         left = left[~near]
-    return found, group
+    return Centroids(np.array(centres, np.float32).reshape(-1, 2), np.array(scales, np.float32)), group
 
 
 def _crowded(x: np.ndarray, y: np.ndarray, sigma: np.ndarray, least: int) -> np.ndarray:

@@ -17,6 +17,9 @@ from kdc_core.skeleton import NUM_KEYPOINTS
 _BANK_SIGMA = 0.2123
 # Cells less likely than this cannot matter, not even through interpolation at a mask's edge.
 _BACKGROUND = 0.05
+_NOBODY = Centroids(np.zeros((0, 2), np.float32), np.zeros(0, np.float32))
+# A rectangle of cells: top, left, bottom, right, the ends exclusive.
+_Window = tuple[int, int, int, int]
 _MARGIN = 2  # cells around a person's own that smoothing and interpolation look at
 
 
@@ -98,7 +101,7 @@ class _Cells:
 class _Territories:
     """Who is surest of each active cell.
 
-    owner:     intp (P,), the person; phi: float32 (P,), how sure.
+    owner:     intp (P,), the person, -1 where there is none at all; phi: float32 (P,), how sure.
     of:        phi of one person at some of the active cells: of(n, cells) -> float32 of the cells' shape.
     centroids: of all the people, where their cells point at one place at all (not in the bank form).
     """
@@ -127,38 +130,64 @@ def decode_masks(
     """
     options = options or MaskOptions()
     count = len(poses.scores)
-    labels, scores = np.zeros(letterbox.source_hw, np.uint16), np.zeros(count, np.float32)
     cells = _Cells.active(fields)
     bank = len(cells.embedding) == NUM_KEYPOINTS
     if len(cells.index) == 0 or (count == 0 and (bank or mask_only <= 0)):
-        return InstanceMasks(labels, scores)
+        return InstanceMasks(np.zeros(letterbox.source_hw, np.uint16), np.zeros(count, np.float32))
     compete = _bank_territories if bank else _embedding_territories
-    territories = compete(fields, cells, poses, options)
+    known = compete(fields, cells, poses, options)
     painter = _Painter(fields, cells, letterbox, options)
-    added, places = np.zeros(0, np.float32), np.zeros((0, 2), np.float32)
-    if mask_only > 0 and territories.centroids is not None:
-        found, members = _without_pose(fields, cells, territories, letterbox, options)
-        everybody = _joined(territories, cells, found, members)
-        windows = dict(painter.windows(everybody, count + len(found)))
-        expected = {n - count: painter.score(everybody, n, window) for n, window in windows.items() if n >= count}
-        chosen = sorted((n for n in expected if expected[n] >= least_score), key=lambda n: -expected[n])[:mask_only]
-        # Those who are not good enough take nothing from their neighbours either.
-        territories = _joined(territories, cells, found[chosen], [members[n] for n in chosen])
-        added, places = np.array([expected[n] for n in chosen], np.float32), found.centres_xy[chosen]
-    windows = dict(painter.windows(territories, count + len(added)))
-    best = np.full(letterbox.source_hw, 0.5, np.float32)
-    for n, window in windows.items():
-        score = painter.paint(territories, n, window, n + 1, labels, best)
-        if n < count:
+    found, groups = _NOBODY, []
+    if mask_only > 0 and known.centroids is not None:
+        found, groups = _without_pose(fields, cells, known, letterbox, options)
+    while True:
+        accepted = _accepted(painter, cells, known, found, groups, options.mask_only_apart, least_score)[:mask_only]
+        territories = _joined(known, cells, found[accepted], [groups[n] for n in accepted]) if accepted else known
+        windows = dict(painter.windows(territories, count + len(accepted)))
+        labels, scores = painter.paint(territories, windows, count + len(accepted))
+        # Somebody too thin or too small for a single pixel, and without a keypoint, is nobody.
+        hidden = {n for i, n in enumerate(accepted) if not painter.shows(labels, count + i + 1, windows[count + i])}
+        if not hidden:
+            return _in_order(InstanceMasks(labels, scores, found.centres_xy[accepted]), count)
+        others = [n for n in range(len(groups)) if n not in hidden]
+        found, groups = found[others], [groups[n] for n in others]
+
+
+def _accepted(
+    painter: _Painter,
+    cells: _Cells,
+    known: _Territories,
+    found: Centroids,
+    groups: list[np.ndarray],
+    apart: float,
+    least_score: float,
+) -> list[int]:
+    """Which of the groups found are people, best first: good enough beside the people with a pose (those who join later
+    can only make a score better), and no part of somebody larger. Those refused take nothing from anybody."""
+    count = len(known.centroids or ())
+    scores: dict[int, float] = {}
+    for n, members in enumerate(groups):
+        territories = _joined(known, cells, found[[n]], [members])
+        window = dict(painter.windows(territories, count + 1)).get(count)
+        if window is not None and (score := painter.score(territories, count, window)) >= least_score:
             scores[n] = score
-    # Somebody too thin or too small for a single pixel, and without a keypoint, is nobody.
-    shown = [i for i in range(len(added)) if painter.shows(labels, count + i + 1, windows[count + i])]
-    if len(shown) < len(added):
-        number = np.zeros(count + len(added) + 1, np.uint16)
-        number[: count + 1] = np.arange(count + 1)
-        number[[count + i + 1 for i in shown]] = count + 1 + np.arange(len(shown))
-        labels = number[labels]
-    return InstanceMasks(labels, np.concatenate([scores, added[shown]]), places[shown])
+    accepted: list[int] = []
+    for n in sorted(scores, key=lambda n: -len(groups[n])):
+        x, y = found.centres_xy[n]
+        if all(found.phi(larger, x, y) <= apart for larger in accepted):
+            accepted.append(n)
+    return sorted(accepted, key=lambda n: -scores[n])
+
+
+def _in_order(masks: InstanceMasks, count: int) -> InstanceMasks:
+    """Those after the first `count` ordered by their scores, to which each may have added something."""
+    order = count + np.argsort(-masks.scores[count:], kind="stable")
+    if (np.diff(order) == 1).all():
+        return masks
+    number = np.arange(len(masks.scores) + 1, dtype=np.uint16)
+    number[order + 1] = np.arange(count, len(masks.scores)) + 1
+    scores = np.concatenate([masks.scores[:count], masks.scores[order]])
+    return InstanceMasks(number[masks.labels], scores, masks.centroids_xy[order - count])
 
 
 def keypoint_weights(poses: Poses, shape_hw: tuple[int, int], stride: int, confidence: float) -> np.ndarray:
@@ -194,7 +223,7 @@ def _embedding_territories(fields: MaskFields, cells: _Cells, poses: Poses, opti
     x, y = cells.embedding[0]
     scale = 0.5 / sigmas**2
     owner, exponent = _nearest(x, y, centres, scale)
-    for _ in range(options.iterations):
+    for _ in range(options.iterations if len(centres) else 0):
         weight = np.exp(-exponent)
         weight = np.where(weight > 0.5, weight, 0.0) * cells.person
         mass, sum_x, sum_y = (np.bincount(owner, weight * v, len(centres)) for v in (1.0, x, y))
@@ -236,8 +265,11 @@ def _joined(known: _Territories, cells: _Cells, found: Centroids, members: list[
 
 
 def _nearest(x: np.ndarray, y: np.ndarray, centres: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The centre nearest to each of P points by scale * distance squared: intp (P,), and that product, float32 (P,)."""
-    owner = np.zeros(len(x), np.intp)
+    """The centre nearest to each of P points by scale * distance squared: intp (P,), and that product, float32 (P,).
+
+    Without any centre -1 and infinity.
+    """
+    owner = np.full(len(x), 0 if len(centres) else -1, np.intp)
     least = np.full(len(x), np.inf, np.float32)
     # One person at a time: these few rows stay in the cache, a table of all (N, P) does not.
     across, down, nearer = np.empty_like(x), np.empty_like(y), np.empty(len(x), bool)
@@ -293,8 +325,8 @@ class _Painter:
         self._place[cells.index] = np.arange(len(cells.index))
         self._place = self._place.reshape(self._height, self._width)
 
-    def windows(self, territories: _Territories, count: int) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
-        """Who has won a cell at all, best first, and where: top, left, bottom, right in cells, the ends exclusive."""
+    def windows(self, territories: _Territories, count: int) -> Iterator[tuple[int, _Window]]:
+        """Who has won a cell at all, best first, and where."""
         won = np.flatnonzero((territories.phi > 0.5) & (self._person > 0.5))
         row, col = np.divmod(self._index[won], self._width)
         # A mask in the grey beside a narrow picture is nobody's.
@@ -310,28 +342,31 @@ class _Painter:
             (top, left), (bottom, right) = low[n].tolist(), high[n].tolist()
             yield n, (top - _MARGIN, left - _MARGIN, bottom + _MARGIN + 1, right + _MARGIN + 1)
 
-    def score(self, territories: _Territories, n: int, window: tuple[int, int, int, int]) -> float:
+    def score(self, territories: _Territories, n: int, window: _Window) -> float:
         """The IoU to be expected of a person's mask."""
         return self._score(self._soft(territories, n, window), window)
 
-    def _score(self, patch: np.ndarray, window: tuple[int, int, int, int]) -> float:
+    def _score(self, patch: np.ndarray, window: _Window) -> float:
         top, left = window[:2]
         height, width = self._picture_hw
         return expected_iou(patch[max(-top, 0) : height - top, max(-left, 0) : width - left])
 
     def paint(
-        self,
-        territories: _Territories,
-        n: int,
-        window: tuple[int, int, int, int],
-        label: int,
-        labels: np.ndarray,
-        best: np.ndarray,
-    ) -> float:
-        """Label the pixels in which the person's enlarged mask is larger than anybody's before, and above 0.5.
+        self, territories: _Territories, windows: dict[int, _Window], count: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Label each pixel with whose enlarged mask is the largest there, and above 0.5.
 
-        Returns the mask's score.
+        Returns the labels, uint16 (H, W), and everybody's scores, float32 (count,).
         """
+        labels, scores = np.zeros(self._source_hw, np.uint16), np.zeros(count, np.float32)
+        best = np.full(self._source_hw, 0.5, np.float32)
+        for n, window in windows.items():
+            scores[n] = self._paint_one(territories, n, window, labels, best)
+        return labels, scores
+
+    def _paint_one(
+        self, territories: _Territories, n: int, window: _Window, labels: np.ndarray, best: np.ndarray
+    ) -> float:
         top, left = window[:2]
         patch = self._soft(territories, n, window)
         score = self._score(patch, window)
@@ -351,16 +386,16 @@ class _Painter:
             borderMode=cv2.BORDER_REPLICATE,
         )
         so_far = best[y0:y1, x0:x1]
-        np.copyto(labels[y0:y1, x0:x1], label, where=enlarged > so_far)
+        np.copyto(labels[y0:y1, x0:x1], n + 1, where=enlarged > so_far)
         np.maximum(enlarged, so_far, out=so_far)
         return score
 
-    def shows(self, labels: np.ndarray, label: int, window: tuple[int, int, int, int]) -> bool:
+    def shows(self, labels: np.ndarray, label: int, window: _Window) -> bool:
         """Whether a pixel of the window has this label."""
         (y0, y1), (x0, x1) = self._pixels(window)
         return bool((labels[y0:y1, x0:x1] == label).any())
 
-    def _pixels(self, window: tuple[int, int, int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    def _pixels(self, window: _Window) -> tuple[tuple[int, int], tuple[int, int]]:
         """A window's source pixels: top and bottom, left and right, the ends exclusive."""
         top, left, bottom, right = window
         (height, width), (fx, fy) = self._source_hw, self._cells_xy
@@ -368,7 +403,7 @@ class _Painter:
         y0, y1 = (min(max(round((edge + 0.5) / fy), 0), height) for edge in (top, bottom))
         return (y0, y1), (x0, x1)
 
-    def _soft(self, territories: _Territories, n: int, window: tuple[int, int, int, int]) -> np.ndarray:
+    def _soft(self, territories: _Territories, n: int, window: _Window) -> np.ndarray:
         """Soft mask in a window of cells, float32.
 
         phi in the person's own territory, below one half where a rival is surer or nobody is; 0 beyond the field.

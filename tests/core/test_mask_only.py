@@ -160,6 +160,22 @@ def test_nobody_twice() -> None:
         assert len(decode_masks(masks, poses, LETTERBOX, mask_only=10, least_score=0.6).scores) == 1
 
 
+@pytest.mark.parametrize("rows_of_the_body", [24, 6], ids=["fewer cells", "more cells"])
+def test_who_makes_no_mask_makes_nobody_a_part_of_them(rows_of_the_body: int) -> None:
+    """64 loose cells, surer than a body's, that point beside it: nobody, and the body is somebody all the same."""
+    masks = fields(1, probability=0.85)
+    masks.person[4 + rows_of_the_body :, 4:12] = 0.0
+    alone = decode_masks(masks, NO_POSES, LETTERBOX, mask_only=10)
+    centres = cell_centres_xy(SIDE, SIDE, 4)
+    rows, columns = slice(2, 32, 4), slice(16, 31, 2)
+    masks.person[rows, columns] = 0.9
+    for axis, place in enumerate((GOALS[0][0] + 1.3 * SIGMA_PX, GOALS[0][1])):
+        masks.embedding[axis, rows, columns] = place - centres[axis, rows, columns]
+    found = decode_masks(masks, NO_POSES, LETTERBOX, mask_only=10, least_score=0.6)
+    assert found.centroids_xy == pytest.approx(np.array([GOALS[0]]), abs=0.01)
+    assert np.array_equal(found.labels, alone.labels) and found.scores == pytest.approx(alone.scores)
+
+
 def test_somebody_without_a_pixel_is_nobody() -> None:
     """Loose cells that smoothing takes away, beside a whole body; a picture of one pixel that shows nobody half."""
     masks = fields(2)
