@@ -79,7 +79,8 @@ $(STAMPS)/dev: $(STAMPS)/runtime requirements/dev.txt
 	scripts/install_requirements.sh $(VENV) requirements/dev.txt
 	@touch $@
 
-$(STAMPS)/build: $(STAMPS)/runtime $(STAMPS)/file-list $(BUILD_INPUTS)
+# Made again, too, where somebody has removed install/.
+$(STAMPS)/build: $(STAMPS)/runtime $(STAMPS)/file-list $(BUILD_INPUTS) $(if $(wildcard install/local_setup.bash),,FORCE)
 	scripts/build_ros.sh $(VENV)
 	@touch $@
 

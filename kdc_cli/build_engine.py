@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,11 +106,15 @@ def run(args: argparse.Namespace) -> int:
 def _ended_by_ctrl_c() -> Iterator[None]:
     """Python hears of a signal when TensorRT returns, minutes later: meanwhile it ends the process. Engines are written
     whole or not at all, and the cache's lock goes with the process."""
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not of a job that is to hear nothing of it
+    if not ours or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _target(trt: TensorRT, capability: str | None) -> Gpu:

@@ -50,8 +50,11 @@ class Prediction:
 
     def write_results(self) -> None:
         """Write predictions.json and images.json; leaves earlier ones alone where not one picture could be read."""
-        if not (self._earlier() and not self.images):
-            self._write("")
+        if self._earlier() and not self.images:
+            return
+        self._write("")
+        for name in ("predictions", "images"):  # of a call that was broken off
+            (self._out / f"{name}.partial.json").unlink(missing_ok=True)
 
     def write_partial_results(self) -> None:
         """Write what there is, beside earlier results (as predictions.partial.json) where there are any."""

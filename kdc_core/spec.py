@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from kdc_core.geometry import Letterbox
 from kdc_core.skeleton import DIRECTED_EDGES, KEYPOINT_NAMES, OKS_SIGMAS
@@ -20,6 +23,9 @@ OUTPUT_NAMES: tuple[str, ...] = (
     "embedding",  # float32 (2 or 2K, h, w): MaskCentroid offset x, y in network pixels
     "sigma",  # float32 (h, w): radius of the person in the embedding, network pixels
 )
+
+# Sides in pixels and counts beyond it are no network's.
+_LARGEST = 16384
 
 MASK_MODES = ("static", "embedding", "bank")
 
@@ -61,6 +67,7 @@ class ModelSpec:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
+        self._check_types()
         for name in ("size_multiple", "stride", "disk_radius_px", "num_candidates"):
             if not getattr(self, name) > 0:
                 raise ModelSpecError(f"the spec's {name} must be above 0, got {getattr(self, name)}")
@@ -72,6 +79,22 @@ class ModelSpec:
             raise ModelSpecError(f"the spec's input_hw must be two sizes of whole cells, got {self.input_hw}")
         if self.mask_mode not in MASK_MODES:
             raise ModelSpecError(f"the spec's mask_mode must be one of {MASK_MODES}, got '{self.mask_mode}'")
+
+    def _check_types(self) -> None:
+        """What came out of a file may be anything."""
+        if not isinstance(self.input_hw, tuple):
+            raise ModelSpecError(f"the spec's input_hw must be two sizes of whole cells, got {self.input_hw!r:.80}")
+        sizes = {f"input_hw[{i}]": side for i, side in enumerate(self.input_hw)}
+        sizes |= {name: getattr(self, name) for name in ("size_multiple", "stride", "num_candidates")}
+        for name, value in sizes.items():
+            if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value > _LARGEST:
+                raise ModelSpecError(f"the spec's {name} must be a whole number up to {_LARGEST}, got {value!r:.80}")
+        if not isinstance(self.dynamic_input, bool):
+            raise ModelSpecError(f"the spec's dynamic_input must be true or false, got {self.dynamic_input!r:.80}")
+        if not isinstance(self.disk_radius_px, (int, float)) or not math.isfinite(self.disk_radius_px):
+            raise ModelSpecError(f"the spec's disk_radius_px must be a number, got {self.disk_radius_px!r:.80}")
+        if self.output_names != OUTPUT_NAMES:
+            raise ModelSpecError(f"the spec's output_names must be {OUTPUT_NAMES}, got {self.output_names!r:.80}")
 
     def letterbox(self, source_hw: tuple[int, int]) -> Letterbox:
         """How a source image of this size enters the network."""
@@ -92,7 +115,7 @@ class ModelSpec:
         try:
             data = json.loads(text)
             version = data["format_version"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ModelSpecError(f"the model's metadata is not a KDC model spec: {error}") from error
         if version != FORMAT_VERSION:
             raise ModelSpecError(

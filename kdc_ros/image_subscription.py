@@ -78,7 +78,7 @@ class ImageSubscription:
         self._departures = departures
         self._kind = CompressedImage if transport == COMPRESSED else Image
         self._type_name = f"sensor_msgs/msg/{self._kind.__name__}"
-        # As create_subscription is to have it, which resolves it itself (image_transport's name for a second time).
+        # As rclpy is to have it, which resolves it itself at every call (image_transport's name for a second time).
         self._name = topic
         if transport == COMPRESSED and not node.resolve_topic_name(topic).endswith("/compressed"):
             self._name = node.resolve_topic_name(topic) + "/compressed"
@@ -118,11 +118,11 @@ class ImageSubscription:
 
     def other_types(self) -> list[str]:
         """Of what else the topic has publishers, whose messages never come."""
-        known = self._node.get_publishers_info_by_topic(self.topic_name)
+        known = self._node.get_publishers_info_by_topic(self._name)
         return sorted({offer.topic_type for offer in known} - {self._type_name})
 
     def _offers(self) -> list[TopicEndpointInfo]:
-        known = self._node.get_publishers_info_by_topic(self.topic_name)
+        known = self._node.get_publishers_info_by_topic(self._name)
         return [offer for offer in known if offer.topic_type == self._type_name]
 
     def _wanted(self) -> ReliabilityPolicy:

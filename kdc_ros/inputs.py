@@ -136,7 +136,7 @@ class Inputs:
         Only where there is one: any other would be told of an incompatible subscription.
         """
         topic = self._node.resolve_topic_name("camera_info")
-        offers = self._node.get_publishers_info_by_topic(topic)
+        offers = self._node.get_publishers_info_by_topic("camera_info")
         if any(offer.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for offer in offers):
             events = self._mismatches.for_subscription(topic, unless=tuple(QoSPolicyKind))
             kept = self._node.create_subscription(

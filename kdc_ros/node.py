@@ -54,6 +54,8 @@ WATCH_PERIOD_S = 0.5
 # A transition, the watch, and a question for the state: none may hold up another.
 SLOW_THREADS = 3
 
+_UNSUBSCRIBED = "cannot subscribe"
+
 SUCCESS, FAILURE, ERROR = (
     TransitionCallbackReturn.SUCCESS,
     TransitionCallbackReturn.FAILURE,
@@ -254,6 +256,7 @@ class PeopleNode(LifecycleMixin, Node):
             if self._inputs is not None and self._monitor is not None:
                 try:
                     self._inputs.adapt()
+                    self._forget_unsubscribed()
                 except Exception as fault:  # noqa: BLE001 - tried again at the next look
                     self._tell_unsubscribed(fault)
                 self._monitor.check()
@@ -278,7 +281,6 @@ class PeopleNode(LifecycleMixin, Node):
             if self._enabled:
                 try:
                     self._subscribe_if_enabled()
-                    self.fault = ""
                 except Exception as error:  # noqa: BLE001 - the caller is to have an answer
                     self._enabled = False
                     self._tell_unsubscribed(error)
@@ -286,6 +288,7 @@ class PeopleNode(LifecycleMixin, Node):
                     return response
             else:
                 self._unsubscribe()
+                self._forget_unsubscribed()
                 if (mailbox := self._network.mailbox) is not None:
                     mailbox.clear()
         response.success = True
@@ -334,8 +337,12 @@ class PeopleNode(LifecycleMixin, Node):
         """Say that the subscriptions cannot be made. Raises the error once ROS is shut down."""
         if not self.context.ok():
             raise error
-        self.fault = f"cannot subscribe: {' '.join(str(error).split())}"
+        self.fault = f"{_UNSUBSCRIBED}: {' '.join(str(error).split())}"
         self.get_logger().error(self.fault, throttle_duration_sec=FAULT_LOG_PERIOD_S)
+
+    def _forget_unsubscribed(self) -> None:
+        if self.fault.startswith(_UNSUBSCRIBED):
+            self.fault = ""
 
     def _unsubscribe(self) -> None:
         with self._subscribing:

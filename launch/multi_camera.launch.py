@@ -81,7 +81,10 @@ def read_cameras(values: dict[str, str]) -> dict[str, dict[str, Any]]:
                 raise RuntimeError(f"camera '{namespace}': {topic} must be a topic's name, got {camera[topic]}")
         if not isinstance(camera.get("parameters") or {}, dict):
             raise RuntimeError(f"camera '{namespace}': parameters must be names with values, got {camera}")
-        other = prefixes.setdefault(str(_parameters(namespace, camera)["body_prefix"]), namespace)
+        parameters = _parameters(namespace, camera)
+        if parameters.get("body_frames") is False:  # sends nothing to TF
+            continue
+        other = prefixes.setdefault(str(parameters["body_prefix"]), namespace)
         if other != namespace:
             raise RuntimeError(f"cameras '{other}' and '{namespace}': their people would have the same names in TF")
     return {namespace: camera or {} for namespace, camera in cameras.items()}

@@ -11,6 +11,12 @@ fi
 case $- in *u*) _kdc_restore_u=1 ;; *) _kdc_restore_u=0 ;; esac
 set +u
 source "$_kdc_root/.venv/bin/activate"
+if [ ! "$VIRTUAL_ENV" -ef "$_kdc_root/.venv" ]; then
+    echo "error: .venv was made for $VIRTUAL_ENV, the folder has moved since: run 'make clean', then 'make setup'" >&2
+    if [ "$_kdc_restore_u" = 1 ]; then set -u; fi
+    unset _kdc_root _kdc_restore_u
+    return 1
+fi
 if [ "$(cat "$_kdc_root/.venv/ros_mode")" = wheels ]; then
     export AMENT_PREFIX_PATH="$VIRTUAL_ENV"
     export CMAKE_PREFIX_PATH="$VIRTUAL_ENV"

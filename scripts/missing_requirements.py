@@ -6,6 +6,7 @@ no distribution brings it, and its size makes a surprise expensive; so do Tensor
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import re
 import sys
@@ -42,6 +43,21 @@ def requirements(path: Path) -> list[str]:
     return lines
 
 
+def installed(name: str, module: str) -> bool:
+    """Whether the whole of a package is here."""
+    spec = importlib.util.find_spec(module)
+    if spec is None:
+        return False
+    places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or [])
+    if not any(Path(place).is_relative_to(sys.prefix) for place in places):
+        return True  # the distribution's own
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:  # pip writes it last: it was stopped while it copied
+        return False
+    return True
+
+
 def main() -> None:
     """Print one missing requirement to a line."""
     printed: set[str] = set()
@@ -52,7 +68,7 @@ def main() -> None:
                 continue
             name = re.split(r"[=<>~!\[ ]", pinned)[0]
             module = MODULE_OF.get(name.lower(), name.lower().replace("-", "_"))
-            if name in printed or importlib.util.find_spec(module) is not None:
+            if name in printed or installed(name, module):
                 continue
             printed.add(name)
             print(pinned if name in KEEP_PIN else name)

@@ -98,7 +98,7 @@ def load_backend(
     device: str = "auto",
     long_side: int | None = None,
     input_sizes: tuple[tuple[int, int], ...] = (),
-    engine_dir: Path | None = None,
+    engine_dir: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Backend:
     """Load a model file with one of BACKENDS (see `kdc_core.backends.selection`) and LoadOptions.
@@ -112,9 +112,9 @@ def load_backend(
         threads=threads,
         precision=precision,
         device=device,
-        long_side=long_side,
-        input_sizes=input_sizes,
-        engine_dir=engine_dir,
+        long_side=None if long_side is None else int(long_side),
+        input_sizes=tuple((int(height), int(width)) for height, width in input_sizes),
+        engine_dir=None if engine_dir is None else Path(engine_dir),
         progress=progress,
     )
     return select(Path(model), backend, options)

@@ -42,7 +42,10 @@ def load_torch_backend(model: Path, options: LoadOptions) -> TorchProgramBackend
     path = program_of(model)
     if importlib.util.find_spec("torch") is None:
         raise BackendUnavailable("torch is not installed: pip install torch, or take backend 'onnxruntime'")
-    import torch
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # a shared library that is not there
+        raise BackendUnavailable(f"torch does not import: {error}") from error
 
     on_gpu = torch.cuda.is_available() and options.device != "cpu"
     if options.device == "cuda" and not on_gpu:

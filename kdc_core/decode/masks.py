@@ -137,7 +137,7 @@ def decode_masks(
     compete = _bank_territories if bank else _embedding_territories
     known = compete(fields, cells, poses, options)
     painter = _Painter(fields, cells, letterbox, options)
-    found, groups = _NOBODY, []
+    found, groups = _NOBODY, list[np.ndarray]()
     if mask_only > 0 and known.centroids is not None:
         found, groups = _without_pose(fields, cells, known, letterbox, options)
     while True:

@@ -66,18 +66,19 @@ def read_yolo(path: Path, person_class: int = 0) -> np.ndarray:
             raise AnnotationError(
                 f"{path}, line {number}: expected a class and a box (4 numbers) or a polygon, got {line!r:.80}"
             )
+        if class_ != person_class:
+            continue
         if polygon:
             points = values.reshape(-1, 2)
             corners = np.concatenate([points.min(0), points.max(0)])
         else:
             corners = np.concatenate([values[:2] - values[2:] / 2, values[:2] + values[2:] / 2])
         outside = values.min() < -_OVERHANG or values.max() > 1 + _OVERHANG
-        if outside or (corners[2:] <= corners[:2]).any():
+        if outside or (corners[2:] < corners[:2]).any():
             raise AnnotationError(
-                f"{path}, line {number}: expected parts of the picture, 0 to 1, and a size above 0, got {line!r:.80}"
+                f"{path}, line {number}: expected parts of the picture, 0 to 1, and no size below 0, got {line!r:.80}"
             )
-        if class_ == person_class:
-            boxes.append(corners.clip(0, 1))
+        boxes.append(corners.clip(0, 1))
     return np.array(boxes, np.float64).reshape(-1, 4)
 
 

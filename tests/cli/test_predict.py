@@ -226,10 +226,11 @@ def test_earlier_results_outlive_a_call_that_fails(
     assert predict(out, files[1], files[0]) == 130
     assert results(out) == before
     assert len(json.loads((out / "images.partial.json").read_text())["images"]) == 1
-    names = {file.name for file in out.iterdir()}
-    assert names == {
-        "predictions.json", "images.json", "predictions.partial.json", "images.partial.json", "overlays",
-    }  # fmt: skip
+    whole = {"predictions.json", "images.json", "overlays"}
+    assert {file.name for file in out.iterdir()} == whole | {"predictions.partial.json", "images.partial.json"}
+    monkeypatch.setattr(StubPipeline, "__call__", original)
+    assert predict(out, files[1]) == 0
+    assert {file.name for file in out.iterdir()} == whole, "what was broken off is made up for"
 
 
 def test_image_ids() -> None:

@@ -52,6 +52,18 @@ def changed(**values) -> str:
         (changed(mask_mode="boxes"), "mask_mode"),
         (changed(num_candidates=0), "num_candidates"),
         (changed(disk_radius_px=-1), "disk_radius_px"),
+        (changed(disk_radius_px="8"), "disk_radius_px"),
+        (changed(disk_radius_px=float("nan")), "disk_radius_px"),
+        (changed(stride=4.0), "stride"),
+        (changed(size_multiple=32.0), "size_multiple"),
+        (changed(size_multiple=10**12), "size_multiple"),
+        (changed(input_hw=[10**9, 10**9]), "input_hw"),
+        (changed(input_hw=320), "input_hw"),
+        (changed(num_candidates=True), "num_candidates"),
+        (changed(dynamic_input="no"), "dynamic_input"),
+        (changed(output_names=None), "output_names"),
+        (changed(output_names=["people"]), "output_names"),
+        ("[" * 100_000, "not a KDC model spec"),
     ],
 )
 def test_refuses_what_is_no_usable_spec(text, message):

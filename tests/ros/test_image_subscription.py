@@ -148,6 +148,12 @@ def test_topics_are_remapped_once(receiver, transport, rules, name):
     images = ImageSubscription(node, "image", print, "auto", MismatchLog(FakeLogger()), Departures(), transport)
     try:
         assert images.topic_name == images._subscription.topic_name == name
+        camera = node.create_publisher(
+            CompressedImage if transport == "compressed" else Image, images._name, QoSProfile(depth=1)
+        )
+        assert camera.topic_name == name
+        assert wait_until(lambda: images.publisher_count() == 1, EXCHANGE_TIMEOUT_S)
+        node.destroy_publisher(camera)
     finally:
         images.close()
 

@@ -184,6 +184,22 @@ def test_a_subscription_that_cannot_be_made_is_the_callers_answer(make_bench, ca
     assert "cannot subscribe" in status.message
     assert bench.state() == "active", "it lives on"
     assert bench.enable(False).success
+    assert "paused" in bench.status("state", lambda s: s.level == s.OK).message
+
+
+def test_a_subscription_that_fails_for_a_moment_is_no_lasting_fault(make_bench, canned_model, monkeypatch):
+    bench = make_bench(model=str(canned_model))
+    bench.wait_for_state("active")
+    adapt = bench.node._inputs.adapt
+
+    def failing() -> None:
+        raise RuntimeError("not now")
+
+    monkeypatch.setattr(bench.node._inputs, "adapt", failing)
+    assert "cannot subscribe: not now" in bench.status("state", lambda s: s.level == s.ERROR).message
+    monkeypatch.setattr(bench.node._inputs, "adapt", adapt)
+    bench.status("state", lambda s: s.level == s.OK)
+    answers(bench)
 
 
 def test_tracks_start_afresh_on_request(make_bench, canned_model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -45,6 +46,10 @@ class Cudart(SimpleNamespace):
             setattr(self, name, call(name))
         self.cudaStreamSynchronize, self.cudaStreamDestroy = call("cudaStreamSynchronize"), call("cudaStreamDestroy")
         self.cudaGetErrorString = lambda status: (Status.OK, b"out of memory")
+
+
+def raising(*_: object) -> None:
+    raise RuntimeError("Failed to dlopen libcuda.so.1")
 
 
 @pytest.fixture
@@ -104,3 +109,29 @@ def test_names_that_the_runner_calls_exist(trt) -> None:
 def test_engine_that_does_not_load_says_so(trt) -> None:
     with pytest.raises(BackendUnavailable, match="refuses the engine: "):
         EngineExecution(trt, b"no engine")
+
+
+def test_bindings_that_raise_without_a_driver(cudart) -> None:
+    """As cuda-python up to 12.8 does."""
+    binding = cudart(Cudart())
+    binding.cudaGetDeviceCount = raising
+    with pytest.raises(BackendUnavailable, match="libcuda"):
+        cuda.CudaRuntime()
+
+
+def test_a_folder_is_no_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tensorrt_of_somebody").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(BackendUnavailable, match="tensorrt_of_somebody.* is no TensorRT"):
+        load_tensorrt(("tensorrt_of_somebody",))
+
+
+def test_an_engine_that_cannot_start_is_not_to_blame() -> None:
+    engine = SimpleNamespace(create_execution_context=lambda: None)
+    module = SimpleNamespace(
+        nptype=None, TensorIOMode=SimpleNamespace(INPUT=0),
+        Runtime=lambda _: SimpleNamespace(deserialize_cuda_engine=lambda _: engine),
+    )  # fmt: skip
+    trt = SimpleNamespace(module=module, logger=lambda: SimpleNamespace(errors=[]), flavour="tensorrt", version="10")
+    with pytest.raises(InferenceError, match="memory full"):
+        EngineExecution(trt, b"engine")

@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("onnx")
 
 from kdc_core.backends.base import BackendUnavailable, sha256_of
+from kdc_core.backends.tensorrt.builder import EngineBuildError
 from kdc_core.backends.tensorrt.cache import EngineCache, default_engine_dir
 from kdc_core.backends.tensorrt.cuda import Gpu
 from kdc_core.backends.tensorrt.keys import EngineKey, ShapeProfile
@@ -114,6 +115,21 @@ def test_damaged_engine_is_built_again(builds: Builds, damage: str, caplog: pyte
     again = builds.ensure()
     assert builds.starts == 2
     assert again.side["engine_sha256"] == sha256_of(again.path)
+
+
+@pytest.mark.parametrize("accuracy", ["x", [1], 5, True])
+def test_an_accuracy_that_is_no_record_is_none(builds: Builds, accuracy: object) -> None:
+    side = builds.ensure().path.with_suffix(".json")
+    side.write_text(json.dumps({**json.loads(side.read_text()), "accuracy": accuracy}))
+    assert builds.manager.cache.find(builds.model, builds.key()) is None
+
+
+def test_a_model_that_is_replaced_meanwhile_is_not_stored_as_the_old_one(builds: Builds) -> None:
+    key = builds.key()
+    write_tiny_model(builds.model, seed=9)
+    with pytest.raises(EngineBuildError, match="was replaced"):
+        builds.manager.ensure(builds.model, SPEC, key)
+    assert not builds.path.exists() and not list(builds.manager.cache.folder.glob("*.engine"))
 
 
 def test_half_written_files_are_not_seen(builds: Builds) -> None:

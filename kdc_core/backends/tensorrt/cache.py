@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import logging
@@ -73,7 +74,7 @@ class EngineCache:
 
     def log_relatives(self, model: Path, key: EngineKey) -> None:
         """Say in what the cached engines of this model and precision differ from the one that is missing."""
-        for side in sorted(self.folder.glob(f"{model.stem}-{key.precision}-*.json")):
+        for side in sorted(self.folder.glob(f"{glob.escape(model.stem)}-{key.precision}-*.json")):
             with contextlib.suppress(OSError, EngineRejected):
                 if differences := key.differences(_read_side(side)["key"]):
                     logger.info("engine %s is for another case: %s", side.stem, "; ".join(differences))
@@ -132,10 +133,12 @@ def _read_side(path: Path) -> dict[str, Any]:
     """A side file's content, with its key. Raises EngineRejected, OSError."""
     try:
         side = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EngineRejected(f"its side file is damaged ({error})") from error
     if not isinstance(side, dict) or side.get("format") != SIDE_FORMAT or not isinstance(side.get("key"), dict):
         raise EngineRejected("its side file has another format")
+    if not isinstance(side.get("accuracy"), (dict, type(None))):
+        raise EngineRejected("its side file's accuracy is no record")
     return side
 
 

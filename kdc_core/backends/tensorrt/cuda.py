@@ -103,7 +103,10 @@ class CudaRuntime:
 
     def _call(self, name: str, *arguments: Any) -> Any:
         """Call the CUDA runtime; its result, or None. Raises InferenceError."""
-        status, *results = getattr(self._cudart, name)(*arguments)
+        try:
+            status, *results = getattr(self._cudart, name)(*arguments)
+        except RuntimeError as error:  # bindings before 12.9 where there is no driver
+            raise InferenceError(f"{name} failed: {error}") from error
         if int(status) != 0:
             _, words = self._cudart.cudaGetErrorString(status)
             text = words.decode() if isinstance(words, bytes) else str(words)

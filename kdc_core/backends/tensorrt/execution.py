@@ -49,7 +49,8 @@ class EngineExecution:
             raise BackendUnavailable(f"{trt.flavour} {trt.version} refuses the engine: {self._reason()}")
         self._context: Any = self._engine.create_execution_context()
         if self._context is None:
-            raise BackendUnavailable(f"the engine does not start, is the GPU's memory full? {self._reason()}")
+            # Not the engine's fault: another one would not start either.
+            raise InferenceError(f"the engine does not start, is the GPU's memory full? {self._reason()}")
 
     def tensors(self) -> dict[str, tuple[bool, np.dtype]]:
         engine = self._engine

@@ -48,7 +48,10 @@ def load_tensorrt(flavours: tuple[str, ...] = FLAVOURS) -> TensorRT:
         except (ImportError, OSError) as error:  # OSError: a shared library that is not there
             problems.append(f"{flavour}: {error}")
             continue
-        version = str(module.__version__)
+        version = str(getattr(module, "__version__", ""))
+        if not version:  # a folder of that name in the current one
+            problems.append(f"{flavour}: {getattr(module, '__path__', module)} is no TensorRT")
+            continue
         if flavour == "tensorrt" and _numbers(version) < OLDEST:
             problems.append(f"tensorrt {version} is older than {'.'.join(map(str, OLDEST))}")
             continue

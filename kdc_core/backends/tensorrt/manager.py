@@ -120,7 +120,11 @@ class EngineManager:
             model.name, self.trt.flavour, self.trt.version, key.capability, key.precision,
         )  # fmt: skip
         with typed_twin(model, key.precision, calibration) as (twin, calibrated_on):
-            built = build_engine(self.trt, twin.read_bytes(), spec, key, _logged(progress))
+            content = twin.read_bytes()
+            # The twin was made of the file as it is now; the key, before what may have been a long wait.
+            if sha256_of(model) != key.model_sha256:
+                raise EngineBuildError(f"{model} was replaced while its engine was about to be built: load it again")
+            built = build_engine(self.trt, content, spec, key, _logged(progress))
             record = check(Candidate(built.data, key, spec, twin)) if check else None
         if record is not None and not record.get("passed"):
             raise AccuracyRefused(
