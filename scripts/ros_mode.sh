@@ -32,7 +32,8 @@ if [ "$made_for" != "$mode" ]; then
     exit 1
 fi
 
-venv=$(sed -n "s/^ *\(export \)\{0,1\}VIRTUAL_ENV=[\"']\{0,1\}\(\/[^\"']*\).*/\2/p" "$2/bin/activate" 2>/dev/null | head -n 1)
+[ -f "$2/bin/activate" ] || exit 0
+venv=$(sed -n "s/^ *\(export \)\{0,1\}VIRTUAL_ENV=[\"']\{0,1\}\(\/[^\"']*\).*/\2/p" "$2/bin/activate" | head -n 1 || true)
 if [ -n "$venv" ] && [ ! "$venv" -ef "$2" ]; then
     echo "error: $2 was made for $venv, the folder has moved since: run 'make clean', then this again" >&2
     exit 1
